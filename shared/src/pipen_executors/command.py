@@ -1,0 +1,256 @@
+"""What a job runs: the rule's own command, or a second Snakemake.
+
+Direct execution rests on what Snakemake's local executor does: it calls the function
+that was compiled from the rule, which calls ``shell()``, which starts a process. Here
+the same function is called with a ``shell`` that goes through all of Snakemake's own
+code (formatting, prefix and suffix, conda, container, environment modules, thread and
+TMPDIR variables) and only keeps what it would have started. So the text is
+Snakemake's, in every case, and nothing of it is formatted again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final
+
+from snakemake.common.tbdstring import TBDString
+from snakemake.io import is_flagged
+from snakemake_interface_executor_plugins.settings import DeploymentMethod, SharedFSUsage
+
+
+# By name, because the package ``snakemake`` has functions and classes of the same names.
+_shell_module = importlib.import_module("snakemake.shell")
+_script_module = importlib.import_module("snakemake.script")
+_wrapper_module = importlib.import_module("snakemake.wrapper")
+
+
+@dataclass
+class Command:
+    """The process that a rule would start.
+
+    Parameters
+    ----------
+    text
+        The shell's script.
+    shell
+        Path of the shell.
+    env
+        Complete environment of the process.
+    files
+        Files that the script refers to and that belong into the job directory.
+    """
+
+    text: str
+    shell: str
+    env: Mapping[str, str]
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class NotDirect(Exception):
+    """The rule's function did something else than start one command."""
+
+
+class _Started:
+    """Stands for the process that was not started."""
+
+    pid = 0
+
+    def wait(self) -> int:
+        return 0
+
+
+class _Subprocess(types.ModuleType):
+    """``subprocess`` with a ``Popen`` that keeps its arguments."""
+
+    def __init__(self, keep: Callable[..., None]) -> None:
+        super().__init__("subprocess")
+        self._keep = keep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+    def Popen(self, command: str, **options: Any) -> _Started:  # noqa: N802
+        self._keep(command, options["env"], options.get("executable"))
+        return _Started()
+
+
+def _rebind(function: Callable[..., Any], **names: Any) -> Any:
+    """Return a copy of a function that sees other objects under some global names."""
+    copy = types.FunctionType(
+        function.__code__,  # type: ignore[attr-defined]
+        {**function.__globals__, **names},  # type: ignore[attr-defined]
+        function.__name__,
+        function.__defaults__,  # type: ignore[attr-defined]
+        function.__closure__,  # type: ignore[attr-defined]
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__  # type: ignore[attr-defined]
+    return copy
+
+
+_NO_LIMIT: Final = 1 << 62
+
+
+def _capturing_shell(keep: Callable[..., None]) -> Any:
+    """Return Snakemake's ``shell`` with only the start of the process left out."""
+    original = _shell_module.shell
+    # Long commands stay text as well: the wrapper always runs a file.
+    new = _rebind(original.__new__, sp=_Subprocess(keep), MAX_ARG_LEN=_NO_LIMIT)
+    return type("shell", (original,), {"__new__": staticmethod(new)})
+
+
+def _capturing_script(shell: Any, directory: str, files: dict[str, bytes]) -> Any:
+    """Return Snakemake's ``script()`` that keeps the script file for the job directory."""
+    module = _script_module
+
+    def execute(self: Any, command: str, **arguments: Any) -> Any:
+        # Questions (which Python has the environment?) are asked here and now, as the
+        # local executor does; the script itself is kept.
+        run = _shell_module.shell if arguments.get("read") else shell
+        return run(
+            command,
+            bench_record=self.bench_record,
+            conda_env=self.conda_env,
+            conda_base_path=self.conda_base_path,
+            container_img=self.container_img,
+            shadow_dir=self.shadow_dir,
+            env_modules=self.env_modules,
+            singularity_args=self.singularity_args,
+            resources=self.resources,
+            threads=self.threads,
+            runtime_paths=self.runtime_paths,
+            **arguments,
+        )
+
+    def capturing(language: type) -> type:
+        def execute_script(self: Any, fname: str, edit: bool = False) -> None:
+            with open(fname, "rb") as stream:
+                content = stream.read()
+            name = f"job.{os.path.basename(self.path.get_filename())}"
+            files[name] = content
+            language.execute_script(self, f"{directory}/{name}", edit)  # type: ignore[attr-defined]
+
+        def evaluate(self: Any, edit: bool = False) -> None:
+            self.cleanup_scripts = True  # the copy in the job directory is the one that runs
+            language.evaluate(self, edit)  # type: ignore[attr-defined]
+
+        return type(
+            language.__name__,
+            (language,),
+            {"_execute_cmd": execute, "execute_script": execute_script, "evaluate": evaluate},
+        )
+
+    # RMarkdown writes its result relative to the script and needs Snakemake's own way.
+    names = ("PythonScript", "RScript", "JuliaScript", "RustScript", "BashScript", "XonshScript")
+    return _rebind(module.script, **{name: capturing(getattr(module, name)) for name in names})
+
+
+def capture(job: Any, workflow: Any, directory: str) -> Command:
+    """Return what the local executor would start for a job.
+
+    Parameters
+    ----------
+    job
+        A single job for which :func:`why_not_direct` answers None.
+    workflow
+        Its workflow.
+    directory
+        The job directory as the job sees it.
+
+    Raises
+    ------
+    NotDirect
+        If it is not exactly one command.
+    Exception
+        Whatever formatting the command raises, as with the local executor.
+    """
+    started: list[Command] = []
+    files: dict[str, bytes] = {}
+
+    def keep(command: str, env: Mapping[str, str], executable: str | None) -> None:
+        started.append(Command(command, executable or "/bin/sh", env, files))
+
+    shell = _capturing_shell(keep)
+    deployment = workflow.deployment_settings
+    methods = deployment.deployment_method
+    conda = DeploymentMethod.CONDA in methods and job.conda_env
+    apptainer = DeploymentMethod.APPTAINER in methods
+    script = _capturing_script(shell, directory, files)
+    function = _rebind(
+        job.rule.run_func,
+        shell=shell,
+        script=script,
+        wrapper=_rebind(_wrapper_module.wrapper, script=script),
+    )
+    function(
+        job.input._plainstrings(),
+        job.output._plainstrings(),
+        job.params,
+        job.wildcards,
+        job.threads,
+        job.resources,
+        job.log._plainstrings(),
+        job.rule.name,
+        job.conda_env.address if conda else None,
+        job.container_img_path if apptainer else None,
+        deployment.apptainer_args,
+        apptainer,
+        job.env_modules if DeploymentMethod.ENV_MODULES in methods else None,
+        None,
+        job.jobid,
+        job.is_shell,
+        None,
+        workflow.execution_settings.cleanup_scripts,
+        None,
+        None,
+        workflow.conda_base_path,
+        job.rule.basedir,
+        workflow.sourcecache.cache_path,
+        workflow.sourcecache.runtime_cache_path,
+        workflow.runtime_paths,
+    )
+    if len(started) != 1:
+        raise NotDirect(f"starts {len(started)} commands")
+    command = started[0]
+    if str(TBDString()) in command.text:
+        raise NotDirect("its command holds a value that is only known on the node (<TBD>)")
+    return command
+
+
+def why_not_direct(job: Any, workflow: Any) -> str | None:
+    """Return why a job has to be run by a second Snakemake; None if it need not.
+
+    Parameters
+    ----------
+    job
+        A single job or a group.
+    workflow
+        Its workflow.
+    """
+    if workflow.storage_settings.shared_fs_usage != SharedFSUsage.all():
+        return "files are not shared with the nodes"
+    if job.is_group():
+        return "it is a group of jobs"
+    rule = job.rule
+    for kind, is_it in (
+        ("a run: block is Python inside the Snakefile", job.is_run),
+        ("a notebook", job.is_notebook),
+        ("a CWL tool", job.is_cwl),
+        ("a template engine", job.is_template_engine),
+        ("handover: to another workflow system", rule.is_handover),
+        ("benchmark: needs Snakemake beside the job", job.benchmark is not None),
+        ("an R Markdown script", job.is_script and str(rule.script).lower().endswith(".rmd")),
+    ):
+        if is_it:
+            return kind
+    if workflow.workflow_settings.cache is not None and rule.cache and rule.cache.output:
+        return "its output is cached between workflows (--cache)"
+    for flag in ("pipe", "service"):
+        if any(is_flagged(file, flag) for file in chain(job.input, job.output)):
+            return f"{flag}() files connect it with another job"
+    return None

@@ -1,0 +1,727 @@
+"""The engine: one asyncio loop in one thread that takes jobs through a scheduler.
+
+It submits what is ready in few calls, hears of ends by events, asks the scheduler
+about all jobs at once now and then, and cancels in chunks. It knows nothing of
+Snakemake and nothing of the scheduler but its contract.
+
+Two witnesses tell that a job has ended: its own wrapper (an event), and the scheduler
+(a query). A job that the scheduler no longer knows and that left no exit status is
+lost only after a grace time, a second look at its files and a look at accounting. A
+query that fails says nothing about any job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Final, Protocol
+
+import tenacity
+from aiolimiter import AsyncLimiter
+
+from .events import parse_event
+from .exceptions import SchedulerError, TransientError
+from .hooks import Hooks
+from .job import Job
+from .jobdir import JobDir
+from .scheduler import SchedulerPostInit
+from .spec import JobSpec
+from .states import ExitReason, JobState, Outcome, Presence, outcome_of
+
+_FIRST_QUERY: Final = 2.0
+_QUERY_GROWTH: Final = 1.5
+_REPORT_BATCH: Final = 0.005
+_EXPLAIN_PAUSE: Final = 1.0
+_NOT_SUBMITTED: Final = "before it was submitted"
+_ACTIVE: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
+
+
+class Client(Protocol):
+    """What the engine tells the one that gave it the jobs, always from its own thread."""
+
+    def on_submitted(self, job: Job) -> None:
+        """Tell that the scheduler has taken a job."""
+
+    def on_ended(self, jobs: Sequence[Job]) -> None:
+        """Tell that jobs have ended for good; ``job.outcome`` says how."""
+
+    def on_halt(self, job: Job) -> None:
+        """Tell that a job failed whose error strategy ends the run."""
+
+    def on_broken(self, error: BaseException) -> None:
+        """Tell that the engine itself cannot go on."""
+
+    def on_message(self, text: str, *, warning: bool = False) -> None:
+        """Tell the user something."""
+
+    def prepare(self, job: Job) -> None:
+        """Make ready for a fresh start a job that was first thought to be under way.
+
+        Called in a thread of its own; an exception fails the job.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How fast the engine may be.
+
+    Parameters
+    ----------
+    forks
+        Jobs submitted and not ended at a time; None for no limit.
+    submitters
+        Calls of ``submit_jobs`` under way at a time.
+    submit_rate
+        Jobs and seconds: no more than that many submissions in that time; or None.
+    query_ceiling
+        Longest time between two queries of the scheduler, in seconds.
+    submit_patience
+        Seconds for which a submission is repeated while the scheduler cannot be
+        reached, before the job fails.
+    """
+
+    forks: int | None = None
+    submitters: int = 8
+    submit_rate: tuple[int, float] | None = None
+    query_ceiling: float = 60
+    submit_patience: float = 3600
+
+
+@dataclass(slots=True)
+class _Question:
+    """A job whose end needs an explanation."""
+
+    answer: asyncio.Future[Outcome | None]
+    lost: bool
+    first_asked: float = 0.0
+
+
+def _retrying(patience: float, tell: Callable[[str], None]) -> tenacity.AsyncRetrying:
+    """Return the back-off for requests to a scheduler: 0.5 s to a minute, with jitter."""
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        if state.attempt_number in (1, 4) or state.attempt_number % 10 == 0:
+            assert state.outcome is not None
+            tell(f"{state.outcome.exception()}; trying again")
+
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(TransientError),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=60, min=0.3),
+        stop=tenacity.stop_after_delay(patience),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+
+
+class Engine:
+    """Runs jobs on one scheduler.
+
+    Parameters
+    ----------
+    scheduler
+        The scheduler; used only from the engine's thread.
+    root
+        Directory of the job directories of this scheduler.
+    limits
+        How fast to be.
+    hooks
+        Plugins.
+    client
+        Who is told what happens.
+    """
+
+    def __init__(
+        self,
+        scheduler: SchedulerPostInit,
+        root: str,
+        limits: Limits,
+        hooks: Hooks,
+        client: Client,
+    ) -> None:
+        self.scheduler = scheduler
+        self._root = root
+        self._limits = limits
+        self._hooks = hooks
+        self._client = client
+        self._jobs: dict[str, Job] = {}
+        self._queue: list[Job] = []
+        self._ended: list[Job] = []
+        self._unexplained: dict[Job, _Question] = {}
+        self._count = 0
+        self._halted = False
+        self._ready = threading.Event()
+        self._start_error: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="pipen-engine", daemon=True)
+
+    # -- called from the client's threads ------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread and wait until the scheduler is ready.
+
+        Raises
+        ------
+        SchedulerError
+            If it cannot be used.
+        """
+        self._thread.start()
+        self._ready.wait()
+        if self._start_error is not None:
+            raise self._start_error
+
+    def make_job(self, spec: JobSpec) -> Job:
+        """Return the engine's handle for a job; nothing is written yet."""
+        mounted = str(self.scheduler.workdir.mounted)
+        job = Job(self._count, spec, JobDir.of(self._root, spec, mounted))
+        self._count += 1
+        job.fingerprint = spec.fingerprint()
+        job.record = job.directory.record()
+        return job
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs that are ready to run.
+
+        A job with a record of an earlier submission is taken up, replaced or begun
+        anew, as its state demands.
+        """
+        self._loop.call_soon_threadsafe(self._take, list(jobs))
+
+    def cancel(self) -> None:
+        """End every job and wait until the scheduler agrees that none is left."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+
+    def stop(self) -> None:
+        """Stop the thread; jobs that still run go on."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    # -- the loop --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._main())
+        except BaseException as error:
+            if self._ready.is_set():
+                self._client.on_broken(error)
+            else:
+                self._start_error = error
+                self._ready.set()
+        finally:
+            self._loop.close()
+
+    async def _main(self) -> None:
+        self._stop = asyncio.Event()
+        self._wake_dispatcher = asyncio.Event()
+        self._wake_reporter = asyncio.Event()
+        self._wake_reconciler = asyncio.Event()
+        self._wake_explainer = asyncio.Event()
+        self._submitters = asyncio.Semaphore(self._limits.submitters)
+        rate = self._limits.submit_rate
+        self._limiter = AsyncLimiter(*rate) if rate else None
+        await self.scheduler.start()
+        self._tell_run("on_init")
+        self._ready.set()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            workers = [
+                group.create_task(self._guard(work()))
+                for work in (
+                    self._dispatch,
+                    self._listen,
+                    self._reconcile,
+                    self._explain_together,
+                    self._report,
+                )
+            ]
+            await self._stop.wait()
+            self._flush()
+            for worker in workers:
+                worker.cancel()
+        self._tell_run("on_shutdown")
+        await self.scheduler.stop()
+
+    def _tell_run(self, name: str) -> None:
+        self._hooks.call(name, scheduler=self.scheduler)
+        run = SimpleNamespace(scheduler=self.scheduler, jobs=list(self._jobs.values()))
+        more = (None,) if name == "on_shutdown" else ()
+        self._hooks.call_xqute(name, run, *more)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        self._group.create_task(self._guard(work))
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        """Keep the loop alive when one piece of work breaks, so that jobs can be ended."""
+        try:
+            await work
+        except Exception as error:
+            self._client.on_broken(error)
+
+    # -- submission ------------------------------------------------------------------
+
+    def _take(self, jobs: list[Job]) -> None:
+        fresh = [job for job in jobs if job.record is None]
+        known = [job for job in jobs if job.record is not None]
+        for job in jobs:
+            self._jobs[job.spec.key] = job
+        if known:
+            self._spawn(self._take_up(known))
+        if fresh:
+            self._spawn(self._enqueue(fresh))
+
+    async def _enqueue(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            await self._hooks.fire("on_job_init", self.scheduler, job)
+            await self._to_queue(job)
+
+    async def _to_queue(self, job: Job) -> None:
+        job.set_state(JobState.QUEUED)
+        await self._hooks.fire("on_job_queued", self.scheduler, job)
+        self._queue.append(job)
+        self._wake_dispatcher.set()
+
+    def _active(self) -> list[Job]:
+        return [job for job in self._jobs.values() if job.state in _ACTIVE]
+
+    async def _dispatch(self) -> None:
+        while True:
+            await self._wake_dispatcher.wait()
+            self._wake_dispatcher.clear()
+            free = len(self._queue)
+            if self._limits.forks is not None:
+                free = min(free, self._limits.forks - len(self._active()))
+            if free <= 0:
+                continue
+            ready, self._queue = self._queue[:free], self._queue[free:]
+            for job in ready:
+                job.set_state(JobState.SUBMITTED)
+            ready = [job for job in ready if await self._may_submit(job)]
+            for batch in self.scheduler.batches(ready):
+                self._spawn(self._submit(batch))
+
+    async def _may_submit(self, job: Job) -> bool:
+        if await self._hooks.fire("on_job_submitting", self.scheduler, job):
+            return True
+        self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail="refused by a hook"))
+        return False
+
+    async def _submit(self, batch: list[Job]) -> None:
+        async with self._submitters:
+            ready = []
+            for job in batch:
+                if job.state is not JobState.SUBMITTED:  # cancelled while it waited
+                    self._end(job, Outcome(ExitReason.CANCELLED, detail=_NOT_SUBMITTED))
+                    continue
+                if self._limiter is not None:
+                    await self._limiter.acquire()
+                try:
+                    job.record = job.directory.open_attempt(
+                        job.spec, job.trial_count + 1, job.fingerprint
+                    )
+                    self.scheduler.write_wrapper(job)
+                except OSError as error:
+                    self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(error)))
+                else:
+                    ready.append(job)
+            if not ready:
+                return
+            try:
+                answers = await _retrying(self._limits.submit_patience, self._warn)(
+                    self.scheduler.submit_jobs, ready
+                )
+            except SchedulerError as error:
+                answers = dict.fromkeys(ready, error)
+        for job, answer in answers.items():
+            if isinstance(answer, SchedulerError):
+                self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(answer)))
+                continue
+            job.remember_jid(answer)
+            job.seen = time.monotonic()
+            self._client.on_submitted(job)
+            await self._hooks.fire("on_job_submitted", self.scheduler, job)
+            if self.scheduler.runs_here:
+                await self._started(job)
+            if job.state is JobState.KILLING:
+                await self._kill([job])  # asked for while it was being submitted
+        self._wake_reconciler.set()
+
+    # -- taking up what an earlier run has left -----------------------------------------
+
+    async def _take_up(self, jobs: Sequence[Job]) -> None:
+        """Attach to jobs that still run, collect those that ended, begin the others anew."""
+        undecided, anew, replace = [], [], []
+        for job in jobs:
+            assert job.record is not None
+            job.set_state(JobState.SUBMITTED)
+            never_started = job.directory.rc() is None and job.directory.claim(job.token)
+            job._jid = await self._earlier_jid(job, claimed_by_job=not never_started)
+            if job.fingerprint != job.record.fingerprint or never_started:
+                # Another command or other inputs; or nothing of it has run, and after
+                # the claim nothing of it will.
+                (replace if job.jid else anew).append(job)
+            elif job.directory.rc() is None:
+                undecided.append(job)
+            elif not self._collect(job):
+                anew.append(job)
+        present = await self._present([*undecided, *replace])
+        alive = [job for job in replace if job in present]
+        if alive:
+            self._client.on_message(
+                f"{len(alive)} jobs of the earlier run have not started or have changed since; "
+                "they are removed and begun anew."
+            )
+            await self._end_superseded(alive)
+        anew += replace
+        for job in undecided:
+            if job.state.is_final or job.settling:
+                continue  # its end was heard of meanwhile
+            if job in present:
+                self._adopt(job)
+            elif not self._collect(job):
+                anew.append(job)
+        for job in anew:
+            await self._begin_anew(job)
+
+    async def _earlier_jid(self, job: Job, *, claimed_by_job: bool) -> str | None:
+        """Return the id of the earlier submission, as the submitter or the job wrote it."""
+        deadline = time.monotonic() + 5
+        while not (jid := job.directory.jid(job.token)) and claimed_by_job:
+            # The job is between claiming its submission and writing its id.
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.05)
+        return jid or None
+
+    async def _present(self, jobs: Sequence[Job]) -> set[Job]:
+        if not jobs:
+            return set()
+        reports = await _retrying(self._limits.submit_patience, self._warn)(
+            self.scheduler.query_jobs, [job for job in jobs if job.jid]
+        )
+        return {job for job, report in reports.items() if report.presence is not Presence.GONE}
+
+    def _adopt(self, job: Job) -> None:
+        self._client.on_message(f"Job {job.spec.rule} ({job.jid}) still runs; taken up again.")
+        job.trial_count = 0
+        job.seen = time.monotonic()
+        self._client.on_submitted(job)
+        self._wake_reconciler.set()
+
+    def _collect(self, job: Job) -> bool:
+        """Take in the result of a job that ended well while nobody looked."""
+        if job.directory.rc() != 0:
+            return False
+        self._client.on_message(f"Job {job.spec.rule} ({job.jid}) ended meanwhile; collected.")
+        self._client.on_submitted(job)
+        job.settling = True
+        self._finish_soon(job, outcome_of(0))
+        return True
+
+    async def _end_superseded(self, jobs: list[Job]) -> None:
+        await self.scheduler.kill_jobs(jobs)
+        while await self._present(jobs):
+            await asyncio.sleep(0.2)
+
+    async def _begin_anew(self, job: Job) -> None:
+        job._jid = None
+        try:
+            await asyncio.to_thread(self._client.prepare, job)
+        except Exception as error:
+            self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(error)))
+        else:
+            await self._enqueue([job])
+
+    # -- completion ------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        async with self.scheduler.events() as source:
+            async for names in source:
+                done = []
+                for name in names:
+                    event = parse_event(name)
+                    job = self._jobs.get(event.key) if event else None
+                    if event is None or job is None or job.record is None:
+                        continue  # of another run of Snakemake in this directory
+                    done.append(name)
+                    if event.token != job.token:
+                        continue
+                    if event.rc is None:
+                        await self._started(job)
+                    elif not (job.state.is_final or job.settling):
+                        self._ended_with(job, event.rc)
+                self.scheduler.take_in_events(done)
+
+    async def _started(self, job: Job) -> None:
+        if job.state is JobState.SUBMITTED:
+            job.set_state(JobState.RUNNING)
+            job.reason = ""
+        if not job.started_told:
+            job.started_told = True
+            await self._hooks.fire("on_job_started", self.scheduler, job)
+
+    def _ended_with(self, job: Job, rc: int) -> None:
+        """Take in the exit status that the wrapper gave."""
+        job.settling = True
+        if rc == 0:
+            self._finish_soon(job, outcome_of(0))
+        else:
+            self._spawn(self._explain(job, rc))
+
+    def _finish_soon(self, job: Job, outcome: Outcome) -> None:
+        if all(map(os.path.lexists, self._expected(job))):
+            self._end(job, outcome)
+        else:
+            self._spawn(self._await_outputs(job, outcome))
+
+    def _expected(self, job: Job) -> Iterable[str]:
+        base = job.spec.shadow_dir or job.spec.cwd
+        return (f"{base}/{path}" if not path.startswith("/") else path for path in job.spec.outputs)
+
+    async def _await_outputs(self, job: Job, outcome: Outcome) -> None:
+        """Wait for outputs to become visible here, without holding anything else up."""
+        deadline = time.monotonic() + job.spec.latency_wait
+        pause = 0.05
+        while missing := [path for path in self._expected(job) if not os.path.lexists(path)]:
+            if time.monotonic() >= deadline:
+                shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+                detail = f"after {job.spec.latency_wait:g} s (--latency-wait): {shown}"
+                outcome = Outcome(ExitReason.MISSING_OUTPUT, 0, detail)
+                break
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+        self._end(job, outcome)
+
+    async def _explain(self, job: Job, rc: int | None) -> None:
+        """Find out why a job failed: its own notes first, then the scheduler's."""
+        with contextlib.suppress(OSError):
+            await self.scheduler.fetch(job)
+        stage = job.directory.info(job.token).get("stage", "")
+        outcome = outcome_of(rc) if rc is not None else Outcome(ExitReason.LOST)
+        if job.state is JobState.KILLING:
+            outcome = Outcome(ExitReason.CANCELLED, rc, "by this run")
+        elif os.path.lexists(job.directory.file("job.timedout")):
+            outcome = Outcome(ExitReason.TIMEOUT, rc, f"more than {job.spec.timeout:g} s")
+        elif stage == "prescript":
+            outcome = Outcome(ExitReason.PRESCRIPT, rc)
+        elif stage == "input":
+            outcome = Outcome(ExitReason.MISSING_INPUT, rc)
+        elif outcome.reason in (ExitReason.SIGNAL, ExitReason.LOST):
+            question = _Question(asyncio.get_running_loop().create_future(), lost=rc is None)
+            self._unexplained[job] = question
+            self._wake_explainer.set()
+            outcome = await question.answer or outcome
+        self._end(job, outcome)
+
+    async def _explain_together(self) -> None:
+        """Ask accounting about all jobs whose end needs an explanation, in one call.
+
+        Accounting may lag behind: an answer that is missing is asked for again for
+        as long as the scheduler says that makes sense. While accounting cannot be
+        reached, a job that left nothing is not given up.
+        """
+        while True:
+            await self._wake_explainer.wait()
+            await asyncio.sleep(_REPORT_BATCH)
+            self._wake_explainer.clear()
+            jobs = list(self._unexplained)
+            reached = True
+            try:
+                known = await self.scheduler.explain_jobs(jobs)
+            except TransientError as error:
+                self._warn(f"{error}; asking again")
+                known, reached = {}, False
+            now = time.monotonic()
+            for job in jobs:
+                question = self._unexplained[job]
+                if reached or not question.lost:
+                    question.first_asked = question.first_asked or now
+                    waited = now - question.first_asked
+                    if job in known or waited >= self.scheduler.accounting_lag:
+                        del self._unexplained[job]
+                        question.answer.set_result(known.get(job))
+            if self._unexplained:
+                asyncio.get_running_loop().call_later(_EXPLAIN_PAUSE, self._wake_explainer.set)
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        """Settle an attempt: retry, halt, or hand the result to the client."""
+        if job.state.is_final:
+            return
+        job.outcome = outcome
+        if not outcome.ok and self._wants_retry(job):
+            self._spawn(self._retry(job))
+            return
+        killed = job.state is JobState.KILLING
+        job.set_state(JobState.FINISHED if outcome.ok else JobState.FAILED)
+        if job.ended is not None:
+            job.ended.set()
+        self._spawn(self._tell_end(job, killed))
+
+    def _wants_retry(self, job: Job) -> bool:
+        return (
+            job.spec.error_strategy == "retry"
+            and job.trial_count < job.spec.num_retries
+            and job.state is not JobState.KILLING
+            and not self._halted
+        )
+
+    async def _retry(self, job: Job) -> None:
+        assert job.outcome is not None
+        job.trial_count += 1
+        job.set_state(JobState.QUEUED)
+        await self._tell_started_late(job)
+        await self._hooks.fire("on_job_failed", self.scheduler, job)
+        self._client.on_message(
+            f"Job {job.spec.rule} ({job.jid or 'not submitted'}): {job.outcome.describe()}; "
+            f"retry {job.trial_count} of {job.spec.num_retries}.",
+            warning=True,
+        )
+        job._jid = None
+        job.started_told = job.settling = False
+        await self._to_queue(job)
+
+    async def _tell_started_late(self, job: Job) -> None:
+        """Keep the order of hooks for a job that ended before it was seen to run."""
+        if job.jid and not job.started_told:
+            job.started_told = True
+            await self._hooks.fire("on_job_started", self.scheduler, job)
+
+    async def _tell_end(self, job: Job, killed: bool) -> None:
+        assert job.outcome is not None
+        if killed:
+            await self._hooks.fire("on_job_killed", self.scheduler, job)
+        else:
+            await self._tell_started_late(job)
+            name = "on_job_succeeded" if job.outcome.ok else "on_job_failed"
+            await self._hooks.fire(name, self.scheduler, job)
+        self._ended.append(job)
+        self._wake_reporter.set()
+        self._wake_dispatcher.set()
+        if not job.outcome.ok and job.spec.error_strategy == "halt" and not self._halted:
+            self._halted = True
+            await self._cancel_all()
+            self._flush()
+            self._client.on_halt(job)
+
+    async def _report(self) -> None:
+        """Hand over results in batches: the client pays for each hand-over, not each job."""
+        while True:
+            await self._wake_reporter.wait()
+            await asyncio.sleep(_REPORT_BATCH)
+            self._wake_reporter.clear()
+            self._flush()
+
+    def _flush(self) -> None:
+        ended, self._ended = self._ended, []
+        if ended:
+            for job in ended:
+                self._jobs.pop(job.spec.key, None)
+            self._client.on_ended(ended)
+
+    # -- the second witness ------------------------------------------------------------
+
+    async def _reconcile(self) -> None:
+        """Ask the scheduler for all jobs at once, ever more seldom while nothing changes."""
+        interval, counter, last = _FIRST_QUERY, 0, None
+        while True:
+            if not self._active():
+                self._wake_reconciler.clear()
+                await self._wake_reconciler.wait()
+                interval = _FIRST_QUERY
+            await asyncio.sleep(interval)
+            jobs = [job for job in self._active() if job.jid and not job.settling]
+            if not jobs:
+                continue
+            try:
+                reports = await self.scheduler.query_jobs(jobs)
+            except TransientError as error:
+                self._warn(f"{error}; no job is affected, asking again")
+                interval = min(interval * 2, self._limits.query_ceiling)
+                continue
+            counter += 1
+            gone = []
+            for job in jobs:
+                report = reports.get(job)
+                if job.state.is_final or job.settling:
+                    continue
+                if report is None or report.presence is Presence.GONE:
+                    gone.append(job)
+                    continue
+                job.seen = time.monotonic()
+                job.reason = report.reason
+                if report.outcome is not None and job.state is not JobState.KILLING:
+                    self._spawn(self._give_up(job, report.outcome))
+                elif report.presence is Presence.RUNNING:
+                    await self._started(job)
+                    await self._hooks.fire(
+                        "on_job_polling", self.scheduler, job, counter=counter
+                    )
+            self._spawn(self._look_for(gone))
+            picture = [(job.jid, job.state, job.reason) for job in jobs]
+            interval = _FIRST_QUERY if gone or picture != last else interval * _QUERY_GROWTH
+            interval = min(interval, self._limits.query_ceiling)
+            last = picture
+
+    async def _give_up(self, job: Job, outcome: Outcome) -> None:
+        """End a job of which the scheduler says that it can never run."""
+        await self.scheduler.kill_jobs([job])
+        self._end(job, outcome)
+
+    async def _look_for(self, jobs: Sequence[Job]) -> None:
+        """Settle jobs that the scheduler no longer knows."""
+        for job in jobs:
+            with contextlib.suppress(OSError):
+                await self.scheduler.fetch(job)
+            if job.state.is_final or job.settling:
+                continue
+            rc = job.directory.rc()
+            if rc is not None:
+                self._ended_with(job, rc)
+            elif time.monotonic() - job.seen >= self.scheduler.loss_grace:
+                job.settling = True
+                self._spawn(self._explain(job, None))
+
+    # -- cancellation ------------------------------------------------------------------
+
+    async def _cancel_all(self) -> None:
+        queued, self._queue = self._queue, []
+        for job in queued:
+            job.set_state(JobState.KILLING)
+            self._end(job, Outcome(ExitReason.CANCELLED, detail=_NOT_SUBMITTED))
+        jobs = self._active()
+        for job in jobs:
+            job.ended = asyncio.Event()
+        chunk = self.scheduler.kill_chunk
+        for start in range(0, len(jobs), chunk):
+            await self._kill(jobs[start : start + chunk])
+        waiting = [job for job in jobs if job.state is JobState.KILLING]
+        while waiting:
+            with contextlib.suppress(TransientError):
+                present = await self.scheduler.query_jobs([job for job in waiting if job.jid])
+                for job in waiting:
+                    report = present.get(job)
+                    if job.jid and (report is None or report.presence is Presence.GONE):
+                        self._end(job, Outcome(ExitReason.CANCELLED, detail="by this run"))
+            waiting = [job for job in waiting if job.state is JobState.KILLING]
+            if waiting:
+                await asyncio.sleep(0.1)
+
+    async def _kill(self, jobs: Sequence[Job]) -> None:
+        chosen = []
+        for job in jobs:
+            if await self._hooks.fire("on_job_killing", self.scheduler, job):
+                job.set_state(JobState.KILLING)
+                chosen.append(job)
+        submitted = [job for job in chosen if job.jid]
+        if submitted:
+            await _retrying(300, self._warn)(self.scheduler.kill_jobs, submitted)
+
+    def _warn(self, text: str) -> None:
+        self._client.on_message(text, warning=True)

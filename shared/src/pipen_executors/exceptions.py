@@ -1,0 +1,32 @@
+"""Errors that schedulers and settings raise, and what each asks of the caller."""
+
+from snakemake_interface_common.exceptions import WorkflowError
+
+
+class SettingError(WorkflowError):  # type: ignore[misc]
+    """A setting or a resource of a rule has a value that cannot be right.
+
+    Parameters
+    ----------
+    where
+        The setting as the user wrote it, for example ``--pipen-local-forks`` or
+        ``resource pipen_timeout of rule align``.
+    value
+        The value that was given.
+    right
+        What would be right, in a few words.
+    """
+
+    def __init__(self, where: str, value: object, right: str) -> None:
+        super().__init__(f"{where} is {value!r}; it must be {right}.")
+
+
+class SchedulerError(Exception):
+    """The scheduler refused a request for good; the text is the scheduler's own."""
+
+
+class TransientError(SchedulerError):
+    """The scheduler could not be asked, or asked to come back later.
+
+    Says nothing about any job. The engine repeats the request with back-off.
+    """

@@ -1,0 +1,105 @@
+"""The job as xqute knows it, standing on a job specification and a job directory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from xqute import Job as XquteJob
+from xqute.path import SpecPath
+
+from .jobdir import JobDir, Record
+from .spec import JobSpec
+from .states import JobState, Outcome
+
+
+class Job(XquteJob):
+    """One job in the engine.
+
+    It has all attributes of ``xqute.Job`` (``index``, ``cmd``, ``metadir``, ``envs``,
+    ``trial_count`` and the file properties), so that xqute's schedulers and plugins
+    find what they read.
+
+    Parameters
+    ----------
+    index
+        Number of the job within the run, from 0.
+    spec
+        What to run.
+    directory
+        Where its files are.
+    """
+
+    __slots__ = (
+        "directory",
+        "ended",
+        "fingerprint",
+        "outcome",
+        "reason",
+        "record",
+        "seen",
+        "settling",
+        "spec",
+        "started_told",
+        "state",
+    )
+
+    def __init__(self, index: int, spec: JobSpec, directory: JobDir) -> None:
+        # Not calling super().__init__: it builds cloud-aware paths for every job at
+        # once; here they are made when a plugin asks for one.
+        self.index = index
+        self.cmd = (*spec.argv, f"{directory.mounted}/job.script")
+        self.trial_count = 0
+        self._jid: int | str | None = None
+        self._status = 0
+        self._rc: int | None = None
+        self._error_retry = spec.error_strategy == "retry"
+        self._num_retries = spec.num_retries
+        self.spec = spec
+        self.directory = directory
+        self.fingerprint = ""
+        self.state = JobState.QUEUED
+        self.reason = ""
+        self.record: Record | None = None
+        self.outcome: Outcome | None = None
+        self.ended: asyncio.Event | None = None
+        self.seen = 0.0
+        self.settling = False
+        self.started_told = False
+        self.envs: dict[str, Any] = {}
+
+    @property
+    def metadir(self) -> SpecPath:
+        """The job directory as xqute's path type."""
+        return SpecPath(self.directory.path, mounted=self.directory.mounted)
+
+    @property
+    def jid(self) -> str:
+        """The scheduler's id of the job; empty before it is submitted."""
+        return "" if self._jid is None else str(self._jid)
+
+    @property
+    def token(self) -> str:
+        """Name of the current submission."""
+        assert self.record is not None
+        return self.record.token
+
+    @property
+    def event_key(self) -> str:
+        """What the wrapper puts before each event of the current submission."""
+        return f"{self.spec.key}.{self.token}"
+
+    def remember_jid(self, jid: str) -> None:
+        """Keep the scheduler's id, here and in ``job.jid``."""
+        self._jid = jid
+        self.directory.write("job.jid", jid)
+
+    def set_state(self, state: JobState) -> None:
+        """Set the state here; on disk only the wrapper writes it once a job is submitted."""
+        self.state = state
+        self._status = state.value
+
+    def __repr__(self) -> str:
+        return f"<Job {self.index} {self.spec.rule} {self.spec.label} {self.jid or '-'}>"
+
+

@@ -1,0 +1,247 @@
+"""The files of one job on disk.
+
+The directory of a job is the same in the next run, which is what taking up a
+killed run needs: ``<root>/<rule>/<label>-<key>/``. File names and status numbers
+are xqute's (``job.script``, ``job.status``, ``job.rc``, ``job.jid`` …), so tools
+that know them keep working. What is there before a submission is written under names
+that did not exist; what the job writes is complete or empty, and every reader takes a
+missing or empty file for "not there yet".
+
+The directories are the user's only (mode 0700): scripts may hold secrets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from .spec import JobSpec
+
+EVENTS: Final = ".events"
+INFO: Final = "job.info"
+"""File that claims a submission, ``job.info.<token>``, and takes the wrapper's notes."""
+_PER_ATTEMPT: Final = ("job.stdout", "job.stderr", "job.status", "job.rc", "job.jid")
+_TAIL_BYTES: Final = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is written down about a submission before it is made.
+
+    Parameters
+    ----------
+    token
+        Random name of this submission. A wrapper runs only if it can claim its
+        token, so that a submission given up by a later run can never start.
+    fingerprint
+        :meth:`JobSpec.fingerprint` of what was submitted.
+    attempt
+        Number of the attempt within this run, from 1.
+    rule, jobid, products
+        For people and tools that read the directory.
+    shadow_dir
+        Snakemake's shadow directory of the job.
+    submitted
+        Time of the submission, seconds since the epoch.
+    """
+
+    token: str
+    fingerprint: str
+    attempt: int
+    rule: str
+    jobid: str
+    products: tuple[str, ...]
+    shadow_dir: str | None
+    submitted: float
+
+
+class JobDir:
+    """The directory of one job.
+
+    Parameters
+    ----------
+    path
+        Where the directory lies for this process.
+    mounted
+        The same directory as the job sees it; the same path by default.
+    """
+
+    __slots__ = ("mounted", "path")
+
+    def __init__(self, path: str, mounted: str | None = None) -> None:
+        self.path = path
+        self.mounted = mounted or path
+
+    @classmethod
+    def of(cls, root: str, spec: JobSpec, mounted_root: str | None = None) -> JobDir:
+        """Return the directory of a job under the directory of its scheduler."""
+        rule = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.rule)[:100].lstrip(".") or "job"
+        below = f"{rule}/{spec.label}-{spec.key}"
+        return cls(f"{root}/{below}", f"{mounted_root or root}/{below}")
+
+    def file(self, name: str) -> str:
+        """Return the path of one of the job's files."""
+        return f"{self.path}/{name}"
+
+    # -- writing ---------------------------------------------------------------
+
+    def open_attempt(self, spec: JobSpec, attempt: int, fingerprint: str) -> Record:
+        """Make the directory ready for a submission and write down that it comes.
+
+        The files of an earlier attempt of this run move to ``job.retry/<n>/``; those
+        of an earlier run are removed, with every claim, so that a wrapper of that
+        run that has not started yet never will.
+
+        Raises
+        ------
+        OSError
+            If the directory cannot be written.
+        """
+        record = Record(
+            token=secrets.token_hex(4),
+            fingerprint=fingerprint,
+            attempt=attempt,
+            rule=spec.rule,
+            jobid=spec.jobid,
+            products=spec.products,
+            shadow_dir=spec.shadow_dir,
+            submitted=time.time(),
+        )
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            self._put_aside(attempt)
+        self.write("job.script", spec.script)
+        for name, content in spec.files.items():
+            self.write(name, content)
+        self.write("job.record", json.dumps(asdict(record)))
+        return record
+
+    def _put_aside(self, attempt: int) -> None:
+        """Clear away what an earlier attempt has left, so that all that is written is new.
+
+        Nothing is overwritten in place: bash may be reading an old wrapper.
+        """
+        retry = self.file("job.retry")
+        kept = None
+        if attempt > 1:
+            kept = f"{retry}/{attempt - 1}"
+            os.makedirs(kept, mode=0o700, exist_ok=True)
+        for entry in list(os.scandir(self.path)):
+            info = entry.name.startswith(INFO)
+            if entry.is_dir(follow_symlinks=False):
+                if kept is None:
+                    shutil.rmtree(entry.path)
+            elif kept is not None and (info or entry.name in _PER_ATTEMPT):
+                os.replace(entry.path, f"{kept}/{INFO if info else entry.name}")
+            else:
+                os.unlink(entry.path)
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write one of the job's files, which must not be there, for the user only."""
+        data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
+        descriptor = os.open(self.file(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+        finally:
+            os.close(descriptor)
+
+    def claim(self, token: str) -> bool:
+        """Claim a submission before its wrapper does; False if the wrapper was first.
+
+        Creating a file that must not exist is atomic, on NFS too (open(2), O_EXCL).
+        After True the wrapper of that submission will end without doing anything.
+        """
+        try:
+            descriptor = os.open(
+                self.file(f"{INFO}.{token}"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+            )
+        except FileExistsError:
+            return False
+        os.close(descriptor)
+        return True
+
+    def settle(self) -> None:
+        """Forget that the job is under way: its result has been taken in."""
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.file("job.record"), self.file("job.settled"))
+
+    # -- reading ---------------------------------------------------------------
+
+    def record(self) -> Record | None:
+        """Return what was written down about a submission that is not settled yet."""
+        text = self.read("job.record")
+        if not text:
+            return None
+        try:
+            data = json.loads(text)
+            return Record(**{**data, "products": tuple(data["products"])})
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def read(self, name: str) -> str:
+        """Return one of the job's files; empty if it is not there."""
+        try:
+            with open(self.file(name), encoding="utf-8", errors="replace") as stream:
+                return stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+
+    def rc(self) -> int | None:
+        """Return the exit status that the wrapper wrote, or None."""
+        text = self.read("job.rc").strip()
+        return int(text) if text.isdigit() else None
+
+    def jid(self, token: str = "") -> str:
+        """Return the scheduler's id of the job; empty if it is not known.
+
+        The submitter writes it to ``job.jid``; if it was killed in between, the
+        wrapper's claim of the submission ``token`` holds the same.
+        """
+        return self.read("job.jid").strip() or self.info(token).get("jid", "")
+
+    def info(self, token: str) -> Mapping[str, str]:
+        """Return what the wrapper of a submission noted: jid, node, start, end, stage, signal."""
+        words = (word.partition("=") for word in self.read(f"{INFO}.{token}").split())
+        return {key: value for key, _, value in words}
+
+    def tail(self, name: str, lines: int = 10) -> list[str]:
+        """Return the last lines of an output file without reading all of it."""
+        try:
+            with open(self.file(name), "rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, stream.tell() - _TAIL_BYTES))
+                text = stream.read().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        return text.splitlines()[-lines:]
+
+
+def prepare_root(root: Path) -> None:
+    """Create the directory of a scheduler with its events directory.
+
+    Raises
+    ------
+    OSError
+        If it cannot be created or written.
+    """
+    events = root / EVENTS
+    events.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.chmod(0o700)
+    probe = events / f".probe-{secrets.token_hex(4)}"
+    probe.touch()
+    probe.unlink()

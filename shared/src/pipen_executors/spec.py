@@ -1,0 +1,139 @@
+"""What is to be run, in terms that neither Snakemake nor a scheduler owns."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Resources that a job asks for; None where the workflow says nothing.
+
+    Parameters
+    ----------
+    threads
+        CPU cores.
+    mem_mb, disk_mb
+        Memory and scratch space in MiB-sized megabytes, as Snakemake counts them.
+    runtime
+        Wall time in minutes.
+    gpus
+        Number of GPUs.
+    extra
+        All other resources of the rule by name, untranslated.
+    """
+
+    threads: int = 1
+    mem_mb: int | None = None
+    disk_mb: int | None = None
+    runtime: int | None = None
+    gpus: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class JobSpec:
+    """One job, ready to be handed to any scheduler.
+
+    Parameters
+    ----------
+    rule, wildcards
+        What a person calls the job.
+    products
+        All outputs by their names in the workflow; with the rule they identify the
+        job from one run to the next.
+    jobid
+        Snakemake's id of the job in this run.
+    argv, script
+        The interpreter with its arguments, and the text it is given as a file.
+    files
+        Further files that belong into the job directory, by name.
+    direct
+        Whether the script is the rule's own command (False: a second Snakemake).
+    cwd
+        Working directory of the command, absolute.
+    env
+        Environment variables to set, or (None) to remove, beside those that the
+        node has.
+    secret
+        Whether ``env`` holds values the workflow declared with ``envvars:``.
+    inputs
+        Files that must be visible on the node before the command starts.
+    outputs
+        Files that must exist when the command has succeeded.
+    removable, removable_dirs
+        Outputs that are removed before the command runs a second time.
+    shadow_dir
+        Snakemake's shadow directory of the job, if it has one.
+    resources, options
+        What is asked of the scheduler: neutral terms, and the scheduler's own.
+    prescript, postscript
+        Bash run before and after the command in the same shell.
+    timeout
+        Seconds after which the command is ended; 0 for never.
+    error_strategy, num_retries
+        ``ignore``, ``retry`` or ``halt``, and how often to retry.
+    latency_wait
+        Seconds to wait for files on a shared file system.
+    """
+
+    rule: str
+    wildcards: Mapping[str, str]
+    products: tuple[str, ...]
+    jobid: str
+    argv: tuple[str, ...]
+    script: str
+    cwd: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    direct: bool = True
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    secret: bool = False
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    removable: tuple[str, ...] = ()
+    removable_dirs: tuple[str, ...] = ()
+    shadow_dir: str | None = None
+    resources: Resources = field(default_factory=Resources)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    prescript: str = ""
+    postscript: str = ""
+    timeout: float = 0
+    error_strategy: str = "ignore"
+    num_retries: int = 3
+    latency_wait: float = 5
+
+    @property
+    def key(self) -> str:
+        """Identifier that is the same in the next run: rule and outputs, hashed."""
+        told_apart_by = sorted(self.products) or [f"{k}={v}" for k, v in self.wildcards.items()]
+        return hashlib.sha256("\0".join([self.rule, *told_apart_by]).encode()).hexdigest()[:20]
+
+    @property
+    def label(self) -> str:
+        """Rule and wildcards, safe as a file name and readable, at most 60 long."""
+        text = ",".join(f"{k}={v}" for k, v in self.wildcards.items()) or "job"
+        return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", text)[:60].lstrip(".-") or "job"
+
+    def fingerprint(self) -> str:
+        """Return what the job would do, hashed: its script, and its inputs' size and time.
+
+        Two submissions with the same key and fingerprint are the same work; with
+        another fingerprint the rule or its inputs have changed in between.
+        """
+        digest = hashlib.sha256()
+        for part in (*self.argv, self.script, self.cwd, *self.files):
+            digest.update(part.encode(errors="surrogateescape") + b"\0")
+        for content in self.files.values():
+            digest.update(content + b"\0")
+        for path in self.inputs:
+            try:
+                stat = os.stat(os.path.join(self.cwd, path))
+            except OSError:
+                continue
+            digest.update(f"{path}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogateescape"))
+        return digest.hexdigest()[:20]

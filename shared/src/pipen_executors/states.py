@@ -1,0 +1,130 @@
+"""The states of a job, and the reasons for which a job ends."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from enum import Enum
+
+
+class JobState(Enum):
+    """State of a job as the engine sees it.
+
+    The value is the number that xqute writes into ``job.status``
+    (``xqute.defaults.JobStatus``).
+    """
+
+    QUEUED = 2
+    SUBMITTED = 3
+    RUNNING = 4
+    KILLING = 5
+    FINISHED = 6
+    FAILED = 7
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self in (JobState.FINISHED, JobState.FAILED)
+
+
+class ExitReason(Enum):
+    """Why a job ended. The value is the phrase that users read."""
+
+    COMPLETED = "completed"
+    NONZERO_EXIT = "the command failed"
+    SIGNAL = "killed by a signal"
+    TIMEOUT = "ran longer than allowed"
+    OUT_OF_MEMORY = "out of memory"
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    NODE_FAILURE = "the node failed"
+    LAUNCH_FAILURE = "could not be started on the node"
+    UNSCHEDULABLE = "can never be scheduled"
+    SUBMIT_FAILURE = "could not be submitted"
+    PRESCRIPT = "the prescript failed"
+    MISSING_INPUT = "input not visible on the node"
+    MISSING_OUTPUT = "output missing"
+    LOST = "lost: the scheduler no longer knows the job and it left no exit status"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt of a job ended.
+
+    Parameters
+    ----------
+    reason
+        Why it ended.
+    rc
+        Exit status of the command; None if it is not known.
+    detail
+        One line in the scheduler's or the system's own words; may be empty.
+    """
+
+    reason: ExitReason
+    rc: int | None = None
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the attempt succeeded."""
+        return self.reason is ExitReason.COMPLETED
+
+    def describe(self) -> str:
+        """Return one line for the user: reason, exit status and detail."""
+        parts = [self.reason.value]
+        if self.rc is not None:
+            parts.append(f"exit status {self.rc}")
+        text = ", ".join(parts)
+        return f"{text}: {self.detail}" if self.detail else text
+
+
+class Presence(Enum):
+    """What a scheduler says of one job when it is asked."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    GONE = "gone"
+    """It has ended or is not known; its job directory or accounting tells how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The scheduler's answer for one job.
+
+    Parameters
+    ----------
+    presence
+        Whether the job waits, runs, or is no longer there.
+    reason
+        For a waiting job the scheduler's reason (for example ``Priority``).
+    outcome
+        Set when the scheduler itself knows how the job ended, or that it can
+        never run (then with ``presence`` PENDING, and the engine removes it).
+    """
+
+    presence: Presence
+    reason: str = ""
+    outcome: Outcome | None = None
+
+
+def outcome_of(rc: int) -> Outcome:
+    """Return the outcome that an exit status alone tells.
+
+    By the shell's convention 128 + n stands for signal n (bash(1), EXIT STATUS).
+
+    Parameters
+    ----------
+    rc
+        Exit status as the shell reports it, 0 to 255.
+    """
+    if rc == 0:
+        return Outcome(ExitReason.COMPLETED, 0)
+    if rc > 128:
+        try:
+            name = signal.Signals(rc - 128).name
+        except ValueError:
+            return Outcome(ExitReason.NONZERO_EXIT, rc)
+        return Outcome(ExitReason.SIGNAL, rc, name)
+    known = {126: "permission denied, or not executable", 127: "command not found"}
+    return Outcome(ExitReason.NONZERO_EXIT, rc, known.get(rc, ""))

@@ -1,0 +1,110 @@
+"""Reading of times, sizes, rates and options as people write them.
+
+Each reader raises ``ValueError`` with a text that completes "it must be …".
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union
+
+import humanfriendly
+
+_DAYS = re.compile(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?")
+
+
+def parse_seconds(value: Union[str, int, float]) -> float:
+    """Read a time: seconds, a number with a unit, or Slurm's ``[days-]hours:minutes[:seconds]``.
+
+    As in sbatch(1), ``--time``: two numbers are minutes and seconds, unless days stand
+    before them, which makes them hours and minutes.
+
+    >>> parse_seconds("2h"), parse_seconds("1-00:00:00"), parse_seconds(90)
+    (7200.0, 86400.0, 90.0)
+    """
+    text = str(value).strip()
+    if match := _DAYS.fullmatch(text):
+        days, first, second, third = match.groups()
+        if third is not None:
+            seconds = int(first) * 3600 + int(second) * 60 + int(third)
+        elif days is not None:
+            seconds = int(first) * 3600 + int(second) * 60
+        else:
+            seconds = int(first) * 60 + int(second)
+        return float(int(days or 0) * 86400 + seconds)
+    try:
+        seconds_read = float(humanfriendly.parse_timespan(text))
+    except humanfriendly.InvalidTimespan:
+        seconds_read = -1.0
+    if not 0 <= seconds_read < 1e9:
+        raise ValueError("a time such as 90, 30m, 2h or 1-00:00:00")
+    return seconds_read
+
+
+def parse_megabytes(value: Union[str, int, float]) -> int:
+    """Read an amount of memory: megabytes, or a number with a unit.
+
+    Rounded up to whole megabytes; K, M, G and T are powers of 1024, as in sbatch(1).
+
+    >>> parse_megabytes("4G"), parse_megabytes(4096), parse_megabytes("500K")
+    (4096, 4096, 1)
+    """
+    text = str(value).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return -int(-float(text) // 1)
+    try:
+        size = humanfriendly.parse_size(text, binary=True)
+    except humanfriendly.InvalidSize:
+        raise ValueError("an amount of memory such as 4096 (megabytes) or 4G") from None
+    return int(-(-size // (1024 * 1024)))
+
+
+def parse_rate(value: str) -> tuple[int, float]:
+    """Read a rate such as ``50/1min``: how many, and in how many seconds.
+
+    >>> parse_rate("50/1min"), parse_rate("10/s")
+    ((50, 60.0), (10, 1.0))
+    """
+    count, _, span = str(value).partition("/")
+    span = span.strip()
+    try:
+        number = int(count)
+        seconds = parse_seconds(span if span[:1].isdigit() else f"1{span}") if span else 0.0
+    except ValueError:
+        number, seconds = 0, 0.0
+    if number < 1 or seconds <= 0:
+        raise ValueError("a number and a time such as 50/1min")
+    return number, seconds
+
+
+def parse_options(value: Union[str, Sequence[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """Read options of a scheduler: ``KEY=VALUE``, or a table.
+
+    ``true`` and ``false`` become booleans (a bare flag, and nothing at all), a key that
+    is given again or has a list becomes a list. A string is split as a shell would.
+
+    >>> parse_options("partition=short exclusive=true l=[a=1, b=2]")
+    {'partition': 'short', 'exclusive': True, 'l': ['a=1', 'b=2']}
+    """
+    if isinstance(value, Mapping):
+        return dict(value)
+    words: Iterable[str] = value
+    if isinstance(value, str):
+        # Keep a bracketed list together where it has spaces behind its commas.
+        words = shlex.split(re.sub(r"\[[^]]*\]", lambda m: m[0].replace(", ", ","), value))
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        key = key.strip().lstrip("-")
+        if not re.fullmatch(r"[A-Za-z][\w-]*", key):
+            raise ValueError(f"KEY=VALUE ({word!r} has no usable key)")
+        option: Any = True
+        if equals:
+            option = {"true": True, "false": False}.get(text.strip().lower(), text)
+        if isinstance(option, str) and option.startswith("[") and option.endswith("]"):
+            option = [item.strip() for item in option[1:-1].split(",") if item.strip()]
+        if key in options:
+            earlier = options[key] if isinstance(options[key], list) else [options[key]]
+            option = [*earlier, *(option if isinstance(option, list) else [option])]
+        options[key] = option
+    return options

@@ -1,0 +1,288 @@
+"""The bash script that runs on the node around the command of one job.
+
+It needs bash (4.2 or later) and coreutils, nothing else. What it promises:
+
+* The command is a script file, run by its own interpreter; nothing of it is
+  expanded by the wrapper.
+* It runs at most once for each submission, and never for a submission that a later
+  run has given up (see :meth:`JobDir.claim`). A job that the scheduler requeued
+  runs again, after the outputs of its first start are removed.
+* Whatever ends the job, ``job.rc`` and ``job.status`` are written and the end is
+  announced in the events directory; a signal is never written down as success. Only
+  SIGKILL to the wrapper and a lost node leave nothing.
+* The end carries the exit status in the name of an empty file, so that it is known
+  by listing one directory for all jobs, and even when the disk is full.
+* No process is started but those of the job. ``job.rc`` and ``job.status`` hold a few
+  bytes that are written by one write(2): a reader sees all of them or an empty file,
+  which it takes for "not there yet". Renaming them into place would take a process
+  each, and is not what makes an end known.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from .jobdir import INFO
+from .spec import JobSpec
+from .states import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperContext:
+    """What the wrapper must know beside the job itself.
+
+    Parameters
+    ----------
+    shebang
+        First line, with the scheduler's directives below it where it has any.
+    directory, events
+        Job directory and events directory as the job sees them.
+    key, token
+        The job and this submission of it.
+    jid
+        Bash expression for the scheduler's id of the job (``${SLURM_JOB_ID}``).
+    rerun
+        Whether outputs of an earlier attempt have to be removed first.
+    init, prep, end
+        Bash from hooks: before the prescript, before the command, after it.
+    final_exit
+        Bash that ends the wrapper, with the exit status in ``$rc``.
+    check_inputs
+        Whether inputs may become visible on the node later than here.
+    kill_grace
+        Seconds between TERM and KILL for a job over its timeout.
+    tell_start
+        Whether the start is announced too, not only the end.
+    """
+
+    shebang: str
+    directory: str
+    events: str
+    key: str
+    token: str
+    jid: str
+    rerun: bool = False
+    init: str = ""
+    prep: str = ""
+    end: str = ""
+    final_exit: str = 'exit "$rc"'
+    check_inputs: bool = False
+    kill_grace: float = 10
+    tell_start: bool = True
+
+
+_TELL_START: Final = ': > "$pipen_events/$pipen_key.$pipen_token.start"'
+
+_HEAD: Final = r"""
+pipen_now() {
+    if [[ -n ${EPOCHREALTIME-} ]]; then REPLY=${EPOCHREALTIME/,/.}; else REPLY=$(date +%s); fi
+}
+
+# Claim this submission. Creating a file that must not exist is atomic, on NFS too.
+pipen_now
+set -o noclobber
+if ! { printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" > "$pipen_info"; } 2>/dev/null; then
+    set +o noclobber
+    pipen_owner=
+    { read -r pipen_owner _ < "$pipen_info"; } 2>/dev/null
+    if [[ $pipen_owner != "jid=$pipen_jid" ]]; then
+        echo "pipen: this submission was given up by a later run; nothing to do" >&2
+        exit 0
+    fi
+    pipen_rerun=1   # the scheduler requeued the job: same id, started before
+    : > "$pipen_dir/job.rc"
+    printf 'node=%s start=%s\n' "${HOSTNAME-}" "$REPLY" >> "$pipen_info"
+fi
+set +o noclobber
+
+exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null
+
+pipen_stage=start pipen_caught= pipen_child= pipen_watchdog= rc=
+pipen_finish() {
+    pipen_last=$?
+    trap '' TERM INT HUP XCPU
+    rc=${rc:-$pipen_last}
+    [[ -n $pipen_watchdog ]] && kill -s KILL -- "-$pipen_watchdog" 2>/dev/null
+    if [[ $pipen_stage == command ]]; then
+        if [[ -n $pipen_caught || -e $pipen_dir/job.timedout ]]; then
+            kill -s KILL -- "-$pipen_child" 2>/dev/null   # what the command left running
+        fi
+        # A signal is a failure, whatever the command made of it.
+        [[ -n $pipen_caught && $rc -eq 0 ]] && rc=143
+        @AFTER@
+    elif [[ $rc -eq 0 ]]; then
+        rc=1   # ended before the command ran
+    fi
+    pipen_now
+    printf 'end=%s stage=%s signal=%s\n' "$REPLY" "$pipen_stage" "$pipen_caught" >> "$pipen_info"
+    if [[ $rc -eq 0 ]]; then echo @FINISHED@; else echo @FAILED@; fi > "$pipen_dir/job.status"
+    echo "$rc" > "$pipen_dir/job.rc"
+    : > "$pipen_events/$pipen_key.$pipen_token.end.$rc"
+    trap - EXIT
+    @FINAL_EXIT@
+}
+pipen_on_signal() {
+    pipen_caught=$1
+    if [[ -z $pipen_child ]]; then exit 143; fi
+    kill -s "$1" -- "-$pipen_child" 2>/dev/null
+}
+trap pipen_finish EXIT
+for pipen_signal in TERM INT HUP XCPU; do trap "pipen_on_signal $pipen_signal" "$pipen_signal"; done
+# Warnings that a scheduler sends before the end of a job are the command's business.
+for pipen_signal in USR1 USR2; do
+    trap "[[ -n \$pipen_child ]] && kill -s $pipen_signal -- -\$pipen_child 2>/dev/null" "$pipen_signal"
+done
+
+echo @RUNNING@ > "$pipen_dir/job.status"
+@TELL_START@
+"""
+
+_RUN: Final = r"""
+# The command gets its own process group, to be ended as a whole. Job control also
+# keeps SIGINT and SIGQUIT at their defaults, which bash ignores in background jobs.
+pipen_stage=command
+set -m
+if [[ $cmd == "$pipen_cmd" ]]; then
+    exec "${pipen_argv[@]}" &
+else
+    eval "$cmd" &
+fi
+pipen_child=$!
+@WATCHDOG@set +m
+while :; do
+    pipen_before=$pipen_caught
+    wait "$pipen_child"
+    rc=$?
+    [[ $pipen_caught == "$pipen_before" && $rc -le 128 ]] && break
+    if ! kill -0 "$pipen_child" 2>/dev/null; then
+        # Ended while a trap ran: bash remembers the status, unless wait had told it
+        # (127) or it has lost it (bash 5.2 says -1).
+        wait "$pipen_child" 2>/dev/null
+        pipen_again=$?
+        [[ $pipen_again -ge 0 && $pipen_again -ne 127 ]] && rc=$pipen_again
+        break
+    fi
+done
+[[ -e $pipen_dir/job.timedout ]] && rc=124
+exit "$rc"
+"""
+
+_WATCHDOG: Final = r"""(
+    sleep @TIMEOUT@
+    : > "$pipen_dir/job.timedout"
+    kill -s TERM -- "-$pipen_child"
+    sleep @GRACE@
+    kill -s KILL -- "-$pipen_child"
+) 2>/dev/null &
+pipen_watchdog=$!
+"""
+
+_INPUTS: Final = r"""
+pipen_stage=input
+pipen_deadline=$((SECONDS + @LATENCY@))
+for pipen_file in "${pipen_inputs[@]}"; do
+    until [[ -e $pipen_file ]]; do
+        if ((SECONDS >= pipen_deadline)); then
+            printf 'pipen: input not visible on %s after @LATENCY@ s: %s\n' "${HOSTNAME-}" "$pipen_file" >&2
+            exit 1
+        fi
+        sleep 0.5
+        ls -- "${pipen_file%/*}" > /dev/null 2>&1   # makes NFS look again
+    done
+done
+"""
+
+
+def _array(name: str, values: Iterable[str]) -> str:
+    items = "\n".join(f"    {shlex.quote(value)}" for value in values)
+    return f"{name}=(\n{items}\n)"
+
+
+def _after(*parts: str) -> str:
+    """Return bash for what follows the command; an exit in it ends only itself."""
+    code = "\n".join(part for part in parts if part)
+    return f"(\n{code}\n)" if code else ":"
+
+
+def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
+    """Return the text of the wrapper script.
+
+    Parameters
+    ----------
+    spec
+        The job.
+    context
+        What its scheduler and this submission add.
+    env_code
+        Bash that exports the job's environment.
+    """
+    q = shlex.quote
+    script = f"{context.directory}/job.script"
+    argv = [*spec.argv, script]
+    lines = [
+        f"#!{context.shebang}",
+        f"# {spec.rule} {spec.label}: written by pipen-executors; the command is {q(script)}",
+        f"pipen_dir={q(context.directory)}",
+        f"pipen_events={q(context.events)}",
+        f"pipen_key={q(context.key)}",
+        f"pipen_token={q(context.token)}",
+        f"pipen_info=$pipen_dir/{INFO}.$pipen_token",
+        f"pipen_jid={context.jid}",
+        f"pipen_rerun={'1' if context.rerun else ''}",
+        _HEAD.replace("@RUNNING@", str(JobState.RUNNING.value))
+        .replace("@FINISHED@", str(JobState.FINISHED.value))
+        .replace("@FAILED@", str(JobState.FAILED.value))
+        .replace("@AFTER@", _after(spec.postscript, context.end))
+        .replace("@TELL_START@", _TELL_START if context.tell_start else "")
+        .replace("@FINAL_EXIT@", context.final_exit),
+        f"cd -- {q(spec.cwd)} || exit 1",
+        "pipen_stage=environment",
+        env_code,
+        context.init,
+    ]
+    if context.check_inputs and spec.inputs:
+        lines += [
+            _array("pipen_inputs", spec.inputs),
+            _INPUTS.replace("@LATENCY@", str(max(1, round(spec.latency_wait)))),
+        ]
+    if spec.direct:
+        lines.append(_clean_and_make_directories(spec, context))
+    lines += [
+        "pipen_stage=prescript",
+        spec.prescript,
+        _array("pipen_argv", argv),
+        f"cmd={q(shlex.join(argv))}",
+        "pipen_cmd=$cmd",
+        "pipen_stage=prepare",
+        context.prep,
+    ]
+    watchdog = ""
+    if spec.timeout:
+        watchdog = _WATCHDOG.replace("@TIMEOUT@", f"{spec.timeout:g}")
+        watchdog = watchdog.replace("@GRACE@", f"{context.kill_grace:g}")
+    lines.append(_RUN.replace("@WATCHDOG@", watchdog))
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def _clean_and_make_directories(spec: JobSpec, context: WrapperContext) -> str:
+    """Return bash that removes outputs of an earlier start and makes directories."""
+    remove = []
+    if spec.removable:
+        remove.append(f"rm -f -- {shlex.join(spec.removable)}")
+    if spec.removable_dirs:
+        remove.append(f"rm -rf -- {shlex.join(spec.removable_dirs)}")
+    code = []
+    if remove:
+        code.append("if [[ -n $pipen_rerun ]]; then\n" + "\n".join(remove) + "\nfi")
+    if context.check_inputs or context.rerun or remove:
+        parents = {path.rpartition("/")[0] for path in (*spec.removable, *spec.removable_dirs)}
+        made = sorted(parents - {""})
+        if made:
+            names = shlex.join(made)
+            code.append(
+                f'for pipen_file in {names}; do\n[[ -d $pipen_file ]] || mkdir -p -- "$pipen_file"\ndone'
+            )
+    return "\n".join(code)
