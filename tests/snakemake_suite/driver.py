@@ -15,7 +15,7 @@ from typing import Any
 from .backend import Backend
 from .source import FILES, SuiteError, cache_directory, unpack_tests
 
-#: Seconds after which one test counts as hanging. The longest takes about 20 s on two busy cores.
+#: Seconds after which one test counts as hanging. The longest takes about 90 s on two busy cores.
 TEST_TIMEOUT = 240
 
 _REDIRECT = Path(__file__).resolve().parent / "redirect"
