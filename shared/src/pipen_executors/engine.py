@@ -155,6 +155,7 @@ class Engine:
         self._unexplained: dict[Job, _Question] = {}
         self._count = 0
         self._halted = False
+        self.cancelling = False
         self._ready = threading.Event()
         self._start_error: BaseException | None = None
         self._loop = asyncio.new_event_loop()
@@ -691,6 +692,7 @@ class Engine:
     # -- cancellation ------------------------------------------------------------------
 
     async def _cancel_all(self) -> None:
+        self.cancelling = True
         queued, self._queue = self._queue, []
         for job in queued:
             job.set_state(JobState.KILLING)

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,6 +32,7 @@ from .settings import (
     read,
 )
 from .spec import JobSpec, Resources
+from .states import ExitReason
 from .units import parse_megabytes, parse_options
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         self._checked = check(self.workflow.executor_settings, self._prefix)
         self._infos: dict[str, SubmittedJobInfo] = {}
         self._why: set[tuple[str, str]] = set()
-        self._ended = threading.Condition()
         self._broken = False
+        self._cancelled = 0
         self.scheduler = None
         self.engine: Engine | None = None
         workdir = self._checked.workdir or Path(".snakemake", "pipen", self.backend)
@@ -149,6 +149,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             if self._broken:
                 self.engine.cancel()
             self.engine.stop()
+        if self._cancelled:
+            self.logger.info(f"{self._cancelled} jobs have been cancelled.")
         super().shutdown()
 
     def cancel(self) -> None:
@@ -224,12 +226,15 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def _may_be_taken_up(self, job: Any, handle: Job) -> bool:
         """Tell whether an earlier submission of a job is unfinished business.
 
-        A direct job that ended has it while Snakemake's marker is there: the marker
-        goes when the result has been taken in. A job that has not ended always has it.
+        A job that has not ended is. A direct job that ended well is, as long as
+        Snakemake's marker is there: the marker goes when the result has been taken in.
+        A job that failed is run again, as in every new run.
         """
-        if handle.directory.rc() is None:
+        rc = handle.directory.rc()
+        if rc is None:
             return True
-        return handle.spec.direct and bool(self.workflow.persistence.external_jobids(job))
+        marked = handle.spec.direct and bool(self.workflow.persistence.external_jobids(job))
+        return rc == 0 and marked
 
     def prepare(self, handle: Job) -> None:
         """Make a job ready for a fresh start (see ``engine.Client``)."""
@@ -245,7 +250,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def _specify(self, job: Any) -> JobSpec:
         """Return the specification of a job."""
         group = job.is_group()
-        rule = job.name if group else job.rule.name
+        # The name of a group of piped jobs is another in every run; its rules are not.
+        rule = "group_" + "_".join(sorted(job.rules))[:90] if group else job.rule.name
         own = {name: value for name, value in job.resources.items() if name.startswith("pipen_")}
         for name, value in own.items():
             self._check_resource_name(name, rule)
@@ -441,10 +447,13 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def on_ended(self, handles: Sequence[Job]) -> None:
         """Report results to Snakemake."""
+        assert self.engine is not None
         for handle in handles:
             info = self._infos[handle.spec.key]
             assert handle.outcome is not None
-            if handle.outcome.ok:
+            if self.engine.cancelling and handle.outcome.reason is ExitReason.CANCELLED:
+                self._cancelled += 1  # one line for all of them, when the run ends
+            elif handle.outcome.ok:
                 self.report_job_success(info)
             else:
                 logs = [handle.directory.file("job.stderr"), handle.directory.file("job.stdout")]

@@ -154,7 +154,7 @@ pipen_child=$!
 @WATCHDOG@set +m
 while :; do
     pipen_before=$pipen_caught
-    wait "$pipen_child"
+    wait "$pipen_child" 2>/dev/null   # bash's remark on a killed job is not the job's
     rc=$?
     [[ $pipen_caught == "$pipen_before" && $rc -le 128 ]] && break
     if ! kill -0 "$pipen_child" 2>/dev/null; then
