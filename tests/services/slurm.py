@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +41,7 @@ from tests.services.slurm_config import (
     CLUSTER_NAME,
     Ports,
     SlurmSettings,
+    cgroup_conf,
     gpu_files,
     gres_conf,
     mariadb_conf,
@@ -60,6 +62,8 @@ _STEP_MARK = "PIPEN_TEST_SLURM_NODE"
 _CLIENT_VARIABLES = ("SLURM", "SBATCH", "SQUEUE", "SACCT", "SCANCEL", "SCONTROL", "SINFO", "SRUN")
 # A look at Slurm costs a process of some milliseconds.
 _CLIENT_INTERVAL = 0.05
+# From this release on slurmd looks for cgroups, whichever plugins are chosen.
+_CGROUPS_BY_DEFAULT = (23, 11)
 
 
 class SlurmCluster:
@@ -181,6 +185,12 @@ class SlurmCluster:
                 f"{shlex.join(argv)} gave {result.returncode}: {result.stderr or result.stdout}"
             )
         return result
+
+    def release(self) -> tuple[int, int]:
+        """Return the Slurm release in use, such as ``(22, 5)``."""
+        version = self.run("sbatch", "--version").stdout.split()[-1]
+        major, minor = version.split(".")[:2]
+        return int(major), int(minor)
 
     def job_state(self, jobid: str | int) -> str:
         """Return a job's state as slurmctld has it; empty if it knows no such job."""
@@ -390,9 +400,11 @@ class SlurmCluster:
         ports = Ports(slurmctld=first, slurmdbd=second, database=third, slurmd=tuple(others))
         (base / _SETTINGS_FILE).write_text(json.dumps(asdict(self.settings)))
         self.conf.write_text(slurm_conf(self.settings, ports, base))
+        if self.release() >= _CGROUPS_BY_DEFAULT:
+            (base / "etc" / "cgroup.conf").write_text(cgroup_conf())
         (base / "etc" / "gres.conf").write_text(gres_conf(self.settings, base))
         for file in gpu_files(self.settings, base):
-            file.touch()
+            file.symlink_to("/dev/null")
         _write_secret(base / "munge" / "munge.key", secrets.token_bytes(128))
         if self.settings.accounting:
             _write_secret(base / "etc" / "slurmdbd.conf", slurmdbd_conf(ports, base).encode())
@@ -446,22 +458,24 @@ class SlurmCluster:
         self.run("sacctmgr", "-i", "add", "user", f"root,{TEST_USER}", f"Account={ACCOUNT}")
 
     def _wait_nodes_idle(self) -> None:
-        wait_until(
-            lambda: all(self.node_state(name) == "IDLE" for name in self.settings.node_names),
-            "all nodes to be idle",
-            timeout=60.0,
-            interval=_CLIENT_INTERVAL,
-        )
+        for name in self.settings.node_names:
+            self._daemons[_slurmd(name)].wait_ready(partial(self._idle, name), timeout=60.0)
+
+    def _idle(self, name: str) -> bool:
+        return self.node_state(name) == "IDLE"
 
     def _update_node(self, name: str, state: str) -> None:
         self.run("scontrol", "update", f"NodeName={name}", f"State={state}", "Reason=test")
 
     def _wait_node(self, name: str, condition: Callable[[str], bool], what: str) -> None:
-        wait_until(
-            lambda: condition(self.node_state(name)),
-            f"{name} to be {what}",
-            interval=_CLIENT_INTERVAL,
-        )
+        try:
+            wait_until(
+                lambda: condition(self.node_state(name)),
+                f"{name} to be {what}",
+                interval=_CLIENT_INTERVAL,
+            )
+        except ServiceFailed as error:
+            raise ServiceFailed(f"{error}; it is {self.node_state(name)}") from None
 
     def _signal_controller(self, number: signal.Signals) -> None:
         ref = self._daemons["slurmctld"].ref()

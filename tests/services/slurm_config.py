@@ -83,16 +83,15 @@ def slurm_conf(settings: SlurmSettings, ports: Ports, base: Path) -> str:
         "SlurmdUser": "root",
         "AuthType": "auth/munge",
         "AuthInfo": f"socket={base}/run/munge.sock",
-        "CryptoType": "crypto/munge",
         "SlurmctldPidFile": f"{base}/run/slurmctld.pid",
         "SlurmdPidFile": f"{base}/run/slurmd-%n.pid",
         "SlurmdSpoolDir": f"{base}/spool/%n",
         "StateSaveLocation": f"{base}/state",
         "SlurmctldLogFile": f"{base}/log/slurmctld.log",
         "SlurmdLogFile": f"{base}/log/slurmd-%n.log",
-        "ReturnToService": 2,
+        # With 2, a node set down by hand would be back at its next message.
+        "ReturnToService": 1,
         "MpiDefault": "none",
-        "SwitchType": "switch/none",
         # Neither cgroups nor systemd are needed.
         "ProctrackType": "proctrack/linuxproc",
         "TaskPlugin": "task/none",
@@ -149,13 +148,18 @@ def slurm_conf(settings: SlurmSettings, ports: Ports, base: Path) -> str:
 
 
 def gpu_files(settings: SlurmSettings, base: Path) -> list[Path]:
-    """Return the files that stand for the devices of a node's GPUs; slurmd counts them."""
+    """Return the files that stand for the devices of a node's GPUs; slurmd counts devices."""
     return [base / "gpu" / f"gpu{number}" for number in range(settings.gpus)]
 
 
 def gres_conf(settings: SlurmSettings, base: Path) -> str:
     """Return gres.conf (gres.conf(5))."""
     return "".join(f"Name=gpu Type={GPU_MODEL} File={file}\n" for file in gpu_files(settings, base))
+
+
+def cgroup_conf() -> str:
+    """Return cgroup.conf (cgroup.conf(5)) for releases that can do without cgroups if told so."""
+    return "CgroupPlugin=disabled\n"
 
 
 def slurmdbd_conf(ports: Ports, base: Path) -> str:
