@@ -1,0 +1,1 @@
+"""The tests that every executor of the family passes, and what they stand on."""
