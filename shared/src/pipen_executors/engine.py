@@ -286,6 +286,10 @@ class Engine:
     async def _to_queue(self, job: Job) -> None:
         job.set_state(JobState.QUEUED)
         await self._hooks.fire("on_job_queued", self.scheduler, job)
+        if self.cancelling:  # Snakemake has not heard of it yet, and hands over more
+            job.set_state(JobState.KILLING)
+            self._end(job, Outcome(ExitReason.CANCELLED, detail=_NOT_SUBMITTED))
+            return
         self._queue.append(job)
         self._wake_dispatcher.set()
 
