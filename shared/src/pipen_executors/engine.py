@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -38,6 +39,7 @@ _FIRST_QUERY: Final = 2.0
 _QUERY_GROWTH: Final = 1.5
 _REPORT_BATCH: Final = 0.005
 _EXPLAIN_PAUSE: Final = 1.0
+_LIMIT_PAUSE: Final = (4.0, 8.0)
 _NOT_SUBMITTED: Final = "before it was submitted"
 _ACTIVE: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
 
@@ -91,6 +93,9 @@ class Limits:
     submit_rate: tuple[int, float] | None = None
     query_ceiling: float = 60
     submit_patience: float = 3600
+
+
+_NOT_ENDED: Final = Outcome(ExitReason.COMPLETED)
 
 
 @dataclass(slots=True)
@@ -152,6 +157,7 @@ class Engine:
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
         self._ended: list[Job] = []
+        self._told: set[str] = set()
         self._unexplained: dict[Job, _Question] = {}
         self._count = 0
         self._halted = False
@@ -343,8 +349,11 @@ class Engine:
                     self.scheduler.submit_jobs, ready
                 )
             except SchedulerError as error:
-                answers = dict.fromkeys(ready, error)
+                answers = {job: SchedulerError(str(error)) for job in ready}
         for job, answer in answers.items():
+            if isinstance(answer, TransientError):
+                self._submit_later(job, answer)
+                continue
             if isinstance(answer, SchedulerError):
                 self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(answer)))
                 continue
@@ -357,6 +366,19 @@ class Engine:
             if job.state is JobState.KILLING:
                 await self._kill([job])  # asked for while it was being submitted
         self._wake_reconciler.set()
+
+    def _submit_later(self, job: Job, why: TransientError) -> None:
+        """Put a job back that the scheduler does not take for now (a limit of its own)."""
+        if str(why) not in self._told:
+            self._told.add(str(why))
+            self._warn(f"{why}; waiting until it takes more")
+        if job.state is JobState.SUBMITTED:
+            job.set_state(JobState.QUEUED)
+            self._queue.append(job)
+            pause = random.uniform(*_LIMIT_PAUSE)
+            asyncio.get_running_loop().call_later(pause, self._wake_dispatcher.set)
+        else:
+            self._end(job, Outcome(ExitReason.CANCELLED, detail=_NOT_SUBMITTED))
 
     # -- taking up what an earlier run has left -----------------------------------------
 
@@ -522,7 +544,14 @@ class Engine:
             question = _Question(asyncio.get_running_loop().create_future(), lost=rc is None)
             self._unexplained[job] = question
             self._wake_explainer.set()
-            outcome = await question.answer or outcome
+            answer = await question.answer
+            if answer is _NOT_ENDED:
+                job.settling = False
+                job.set_state(JobState.SUBMITTED)
+                job.seen = time.monotonic()
+                self._warn(f"Job {job.spec.rule} ({job.jid}) was requeued by the scheduler.")
+                return
+            outcome = answer or outcome
         self._end(job, outcome)
 
     async def _explain_together(self) -> None:
@@ -551,7 +580,8 @@ class Engine:
                     waited = now - question.first_asked
                     if job in known or waited >= self.scheduler.accounting_lag:
                         del self._unexplained[job]
-                        question.answer.set_result(known.get(job))
+                        ended = known.get(job, Outcome(ExitReason.LOST)) is not None
+                        question.answer.set_result(known.get(job) if ended else _NOT_ENDED)
             if self._unexplained:
                 asyncio.get_running_loop().call_later(_EXPLAIN_PAUSE, self._wake_explainer.set)
 

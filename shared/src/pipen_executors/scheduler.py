@@ -98,7 +98,9 @@ class SchedulerPostInit(Base):
         return [[job] for job in jobs]
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
-        """Submit one batch; return for each job its id, or why it was refused for good.
+        """Submit one batch; return for each job its id, or why it was refused.
+
+        A job that is refused with a :class:`TransientError` is submitted later.
 
         Raises
         ------
@@ -128,10 +130,11 @@ class SchedulerPostInit(Base):
             answers[job] = Report(Presence.RUNNING if running else Presence.GONE)
         return answers
 
-    async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome]:
+    async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome | None]:
         """Say how jobs ended that left no exit status or died of a signal.
 
-        Asked once for all of them; jobs of which nothing is known are left out.
+        Asked once for all of them; jobs of which nothing is known are left out. None
+        says that a job has not ended, because the scheduler runs it once more.
 
         Raises
         ------

@@ -1,0 +1,245 @@
+"""What Slurm's commands print, read: pure functions from text to facts.
+
+Sources: sbatch(1), squeue(1) JOB STATE CODES and JOB REASON CODES, sacct(1), Slurm 22.05
+and later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.states import ExitReason, Outcome, Presence
+
+SQUEUE_FORMAT: Final = "%i|%T|%N|%r"
+"""Job (array task) id, state, nodes, reason; the reason is free text and comes last."""
+SACCT_FORMAT: Final = "JobID,State,ExitCode,NodeList"
+
+PRESENCE: Final[Mapping[str, Presence]] = {
+    "PENDING": Presence.PENDING,
+    "REQUEUED": Presence.PENDING,
+    "REQUEUE_FED": Presence.PENDING,
+    "REQUEUE_HOLD": Presence.PENDING,
+    "RESV_DEL_HOLD": Presence.PENDING,
+    "SPECIAL_EXIT": Presence.PENDING,
+    "CONFIGURING": Presence.PENDING,
+    "RUNNING": Presence.RUNNING,
+    "RESIZING": Presence.RUNNING,
+    "SIGNALING": Presence.RUNNING,
+    "STAGE_OUT": Presence.RUNNING,
+    "STOPPED": Presence.RUNNING,
+    "SUSPENDED": Presence.RUNNING,
+    "COMPLETING": Presence.RUNNING,
+}
+"""States in which Slurm still has something to do with a job (squeue(1))."""
+
+ENDS: Final[Mapping[str, ExitReason]] = {
+    "BOOT_FAIL": ExitReason.NODE_FAILURE,
+    "CANCELLED": ExitReason.CANCELLED,
+    "COMPLETED": ExitReason.LOST,
+    "DEADLINE": ExitReason.TIMEOUT,
+    "FAILED": ExitReason.LAUNCH_FAILURE,
+    "LAUNCH_FAILED": ExitReason.LAUNCH_FAILURE,
+    "NODE_FAIL": ExitReason.NODE_FAILURE,
+    "OUT_OF_MEMORY": ExitReason.OUT_OF_MEMORY,
+    "PREEMPTED": ExitReason.PREEMPTED,
+    "RECONFIG_FAIL": ExitReason.LAUNCH_FAILURE,
+    "REVOKED": ExitReason.CANCELLED,
+    "TIMEOUT": ExitReason.TIMEOUT,
+}
+"""Final states (squeue(1), sacct(1)) of jobs that left no exit status of their own."""
+
+NEVER: Final = frozenset(
+    """
+    AccountNotAllowed AssocMaxCpuPerJobLimit AssocMaxCPUMinutesPerJob AssocMaxMemPerJob
+    AssocMaxNodePerJobLimit AssocMaxWallDurationPerJobLimit BadConstraints
+    DependencyNeverSatisfied InvalidAccount InvalidQOS MaxCpuPerAccount
+    PartitionNodeLimit PartitionTimeLimit QOSMaxCpuPerJobLimit QOSMaxMemoryPerJob
+    QOSMaxNodePerJobLimit QOSMaxWallDurationPerJobLimit QOSNotAllowed
+    """.split()
+)
+"""Reasons of a waiting job that nothing but a change by hand can clear (squeue(1))."""
+
+_TRANSIENT: Final = (
+    "unable to contact slurm controller",
+    "socket timed out",
+    "temporarily unavailable",
+    "connection refused",
+    "connection reset",
+    "connect failure",
+    "zero bytes were transmitted",
+    "slurm backup controller",
+    "unable to establish controller machine",
+    "message send failure",
+    "transport endpoint is not connected",
+    "rpc rate limit",
+    "problem talking to the database",
+    "open_persist_conn",
+    "slurm_persist_conn",
+    "protocol authentication error",
+)
+_LIMIT: Final = (
+    "job submit limit",
+    "submitjoblimit",
+    "maxsubmitjob",
+    "maximum number of jobs",
+    "job limit",
+    "unable to accept job",
+)
+
+
+class LimitReached(TransientError):
+    """Slurm takes no more jobs of this user for the time being."""
+
+
+def refusal(text: str, command: str) -> SchedulerError:
+    """Turn what a command wrote on its standard error into the error that fits.
+
+    Parameters
+    ----------
+    text
+        Standard error of the command.
+    command
+        Its name, for the message.
+    """
+    lines = [line.split("error: ", 1)[-1].strip() for line in text.splitlines() if line.strip()]
+    said = "; ".join(dict.fromkeys(lines)) or "no reason given"
+    lowered = said.lower()
+    if any(phrase in lowered for phrase in _LIMIT):
+        return LimitReached(f"{command}: {said}")
+    if any(phrase in lowered for phrase in _TRANSIENT):
+        return TransientError(f"{command}: {said}")
+    return SchedulerError(f"{command}: {said}")
+
+
+def submitted_id(text: str) -> tuple[str, str]:
+    """Read ``sbatch --parsable``: job id, and the cluster where one was named.
+
+    Raises
+    ------
+    SchedulerError
+        If there is no job id in it. Sites' wrappers may print lines before it.
+    """
+    for line in reversed(text.splitlines()):
+        if match := re.fullmatch(r"(\d+)(?:;(\S+))?", line.strip()):
+            return match[1], match[2] or ""
+    raise SchedulerError(f"sbatch answered {text.strip()!r}, in which there is no job id")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """One line of squeue."""
+
+    jid: str
+    state: str
+    nodes: str
+    reason: str
+
+    @property
+    def presence(self) -> Presence:
+        """Whether the job waits, runs, or has ended."""
+        return PRESENCE.get(self.state, Presence.GONE)
+
+    @property
+    def can_never_run(self) -> bool:
+        """Whether the job waits for what will not come."""
+        words = re.split(r"[ ,(]", self.reason, maxsplit=1)
+        return self.presence is Presence.PENDING and words[0] in NEVER
+
+
+def queue(text: str) -> dict[str, QueueEntry]:
+    """Read squeue in :data:`SQUEUE_FORMAT` with ``--array``."""
+    entries = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|", 3)
+        if len(fields) == 4:
+            jid, state, nodes, reason = fields
+            entries[jid] = QueueEntry(jid, state, nodes, "" if reason == "None" else reason)
+    return entries
+
+
+def accounting(text: str) -> dict[str, Outcome]:
+    """Read ``sacct --parsable2`` in :data:`SACCT_FORMAT`: how jobs ended.
+
+    Jobs that have not ended for accounting, or were requeued, are left out.
+    """
+    outcomes = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) < 4:
+            continue
+        jid, state, exit_code, nodes = fields[:4]
+        outcome = ending(state, exit_code, nodes)
+        if outcome is not None:
+            outcomes[jid] = outcome
+    return outcomes
+
+
+def ending(state: str, exit_code: str = "", nodes: str = "") -> Outcome | None:
+    """Return how a job ended that is in a final state; None for any other state.
+
+    Parameters
+    ----------
+    state
+        A state, possibly with words behind it (``CANCELLED by 1000``).
+    exit_code
+        ``exit status:signal`` as sacct prints it.
+    nodes
+        Where it ran.
+    """
+    word, _, rest = state.partition(" ")
+    reason = ENDS.get(word)
+    if reason is None:
+        return None
+    status, _, number = exit_code.partition(":")
+    rc = int(status) if status.isdigit() else None
+    if number.isdigit() and int(number):
+        rc = 128 + int(number)
+    detail = f"Slurm says {word}"
+    if rest.startswith("by "):
+        detail += f" by user {rest[3:]}"
+    if nodes and nodes != "None assigned":
+        detail += f" on {nodes}"
+    if reason in (ExitReason.LOST, ExitReason.CANCELLED, ExitReason.NODE_FAILURE) or rc == 0:
+        rc = None
+    return Outcome(reason, rc, detail)
+
+
+def configuration(text: str) -> dict[str, str]:
+    """Read ``scontrol show config``."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def compress(jids: Iterable[str], whole: Mapping[str, int]) -> list[str]:
+    """Name jobs in as few words as scancel(1) allows: arrays as arrays.
+
+    Parameters
+    ----------
+    jids
+        Ids of jobs and array tasks (``7``, ``8_0``, ``8_1``).
+    whole
+        Number of tasks of each array by its id.
+
+    >>> compress(["7", "8_0", "8_1", "9_0", "9_3"], {"8": 2, "9": 4})
+    ['7', '8', '9_[0,3]']
+    """
+    tasks: dict[str, list[int]] = {}
+    words = []
+    for jid in jids:
+        base, _, task = jid.partition("_")
+        if task:
+            tasks.setdefault(base, []).append(int(task))
+        else:
+            words.append(base)
+    for base, numbers in tasks.items():
+        if len(numbers) == whole.get(base):
+            words.append(base)
+        elif len(numbers) == 1:
+            words.append(f"{base}_{numbers[0]}")
+        else:
+            words.append(f"{base}_[{','.join(map(str, sorted(numbers)))}]")
+    return words

@@ -1,0 +1,170 @@
+"""Choice of a partition for rules that name none, from a file with the partitions' limits.
+
+The file is the one that snakemake-executor-plugin-slurm reads (``partition_config``)::
+
+    partitions:
+      short:
+        max_runtime: 60
+        max_threads: 32
+      gpu:
+        cluster: big
+        max_gpu: 4
+        available_gpu_models: [a100]
+
+Among the partitions that can take a job, the one whose limits it fills best is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pipen_executors.exceptions import SettingError
+from pipen_executors.spec import JobSpec
+from pipen_executors.units import parse_megabytes, parse_seconds
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition and its limits; what is not said is not limited.
+
+    ``max_runtime`` is in minutes, memory in megabytes.
+    """
+
+    name: str
+    cluster: str | None = None
+    max_runtime: float = inf
+    max_mem_mb: float = inf
+    max_mem_mb_per_cpu: float = inf
+    max_cpus_per_task: float = inf
+    max_threads: float = inf
+    max_nodes: float = inf
+    max_tasks: float = inf
+    max_tasks_per_node: float = inf
+    max_gpu: float = 0
+    available_gpu_models: Sequence[str] = field(default=())
+    max_cpus_per_gpu: float = inf
+    supports_mpi: bool = True
+    max_mpi_tasks: float = inf
+    available_constraints: Sequence[str] = field(default=())
+
+    def fit(self, spec: JobSpec, options: Mapping[str, Any]) -> float | None:
+        """Return how well a job fills the limits; None if it goes beyond one."""
+        if (options.get("clusters") or None) != self.cluster:
+            return None
+        given = spec.resources.extra
+        model = given.get("gpu_model")
+        constraints = {c.strip() for c in str(given.get("constraint") or "").split(",") if c}
+        if (
+            (given.get("mpi") and not self.supports_mpi)
+            or (model and self.available_gpu_models and model not in self.available_gpu_models)
+            or (self.available_constraints and constraints - set(self.available_constraints))
+        ):
+            return None
+        score = -1.0 if self.max_gpu and not spec.resources.gpus else 0.0
+        for wanted, limit in self._demands(spec, options):
+            if wanted > limit:
+                return None
+            score += wanted / limit
+        return score
+
+    def _demands(
+        self, spec: JobSpec, options: Mapping[str, Any]
+    ) -> Iterator[tuple[float, float]]:
+        resources, given = spec.resources, spec.resources.extra
+        tasks = float(given.get("tasks") or 0)
+        for wanted, limit in (
+            (resources.runtime, self.max_runtime),
+            (resources.mem_mb, self.max_mem_mb),
+            (given.get("mem_mb_per_cpu"), self.max_mem_mb_per_cpu),
+            (options.get("cpus-per-task"), self.max_cpus_per_task),
+            (options.get("cpus-per-gpu"), self.max_cpus_per_gpu),
+            (resources.threads, self.max_threads),
+            (given.get("nodes"), self.max_nodes),
+            (tasks, self.max_tasks),
+            (given.get("tasks_per_node"), self.max_tasks_per_node),
+            (tasks if given.get("mpi") else None, self.max_mpi_tasks),
+            (resources.gpus, self.max_gpu or 0.5),
+        ):
+            if wanted:
+                yield float(wanted), limit
+
+
+_READERS = {
+    "max_runtime": lambda value: (
+        float(value) if isinstance(value, (int, float)) else parse_seconds(value) / 60
+    ),
+    "max_mem_mb": parse_megabytes,
+    "max_mem_mb_per_cpu": parse_megabytes,
+}
+
+
+def read_partitions(path: Path, where: str) -> list[Partition]:
+    """Read a file with limits.
+
+    Parameters
+    ----------
+    path
+        The file.
+    where
+        The setting that named it, for error messages.
+
+    Raises
+    ------
+    SettingError
+        Naming the setting, and the partition and key that are wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingError(where, str(path), f"a readable YAML file ({error})") from None
+    tables = content.get("partitions") if isinstance(content, Mapping) else None
+    if not isinstance(tables, Mapping) or not tables:
+        raise SettingError(where, str(path), "a file with a table 'partitions'")
+    known = {f.name for f in fields(Partition)} - {"name"}
+    partitions = []
+    for name, table in tables.items():
+        values: dict[str, Any] = {}
+        for key, value in (table or {}).items():
+            if key in ("clusters", "slurm_cluster"):
+                key = "cluster"
+            if key not in known:
+                right = f"one of {', '.join(sorted(known))}"
+                raise SettingError(f"{where}: key in partition {name}", key, right)
+            try:
+                values[key] = _READERS[key](value) if key in _READERS else value
+            except ValueError as error:
+                raise SettingError(f"{where}: {key} of {name}", value, str(error)) from None
+        partitions.append(Partition(name=str(name), **values))
+    return partitions
+
+
+def choose(partitions: Sequence[Partition], spec: JobSpec, options: Mapping[str, Any]) -> str:
+    """Return the partition that fits a job best.
+
+    Raises
+    ------
+    SettingError
+        If none can take it.
+    """
+    fits = [(partition.fit(spec, options), partition.name) for partition in partitions]
+    possible = [(fit, name) for fit, name in fits if fit is not None]
+    if not possible:
+        asked = {
+            "threads": spec.resources.threads,
+            "mem_mb": spec.resources.mem_mb,
+            "runtime": spec.resources.runtime,
+            "gpu": spec.resources.gpus,
+        }
+        shown = ", ".join(f"{name}={value}" for name, value in asked.items() if value)
+        raise SettingError(
+            f"what rule {spec.rule} asks for",
+            shown,
+            f"within the limits of one of the partitions {', '.join(n for _, n in fits)}",
+        )
+    best = max(fit for fit, _ in possible)
+    return next(name for fit, name in possible if fit == best)
