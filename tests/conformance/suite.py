@@ -6,12 +6,18 @@ the reason as the docstring of the override.
 
 from __future__ import annotations
 
+from .cancelling import Cancelling
 from .ending import Failures, Success, Timeouts
+from .strategies import Halt, KeepGoing, Retries
 
 
 class ExecutorConformance(
     Success,
     Failures,
     Timeouts,
+    Retries,
+    KeepGoing,
+    Halt,
+    Cancelling,
 ):
     """All parts; a backend sets ``__test__ = True`` and ``backend``."""

@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import pytest
+
+from .base import ConformanceBase
+from .harness import Workflow
+
+
+class Cancelling(ConformanceBase):
+    """Ends of a run that the user asks for."""
+
+    @pytest.mark.parametrize("execution", ["direct", "snakemake"])
+    def test_interrupt(self, workflow: Workflow, execution: str) -> None:
+        """Every job is cancelled, what was complete stays, and the next run does the rest."""
+        self.needs_shared_files()
+        workflow.snakefile(
+            """
+            rule all:
+                input: expand("long.{n}", n=range(3)), "done.out"
+            rule done:
+                output: "done.out"
+                priority: 10
+                shell: "echo x >> done.log; touch {output}"
+            rule long:
+                input: "done.out"
+                output: "long.{n}"
+                shell:
+                    "echo half > {output}; echo $$ > started.{wildcards.n}; "
+                    "[ -e quick ] || sleep 60 & wait; "
+                    "echo whole > {output}"
+            """
+        )
+        arguments = self.backend.option("execution", execution)
+        process = workflow.start(*arguments, jobs=2)
+        process.wait_for(
+            lambda: len(list(workflow.dir.glob("started.*"))) == 2, "the start of two jobs"
+        )
+        process.interrupt()
+        result = process.wait(30 * self.backend.slowness).failed()
+        workflow.assert_nothing_runs()
+        assert workflow.exists("done.out")
+        assert len(list(workflow.dir.glob("started.*"))) == 2
+        result.lacks("Traceback", "Error in rule done")
+
+        workflow.file("quick")
+        workflow.run("--rerun-incomplete", *arguments, jobs=2).ok()
+        assert [workflow.read(f"long.{n}") for n in range(3)] == ["whole\n"] * 3
+        assert workflow.lines("done.log") == ["x"]
+
+    def test_interrupt_before_anything_is_submitted_is_heard(self, workflow: Workflow) -> None:
+        """Jobs that wait for a place (forks) end too, without having run."""
+        self.needs_shared_files()
+        workflow.snakefile(
+            """
+            rule all:
+                input: expand("long.{n}", n=range(20))
+            rule long:
+                output: "long.{n}"
+                shell: "touch started.{wildcards.n}; sleep 60"
+            """
+        )
+        process = workflow.start(*self.backend.option("forks", 1), jobs=20)
+        process.wait_for(lambda: list(workflow.dir.glob("started.*")), "the start of a job")
+        process.interrupt()
+        process.wait(30 * self.backend.slowness).failed()
+        workflow.assert_nothing_runs()
+        assert len(list(workflow.dir.glob("started.*"))) == 1, "forks is 1"
+
+    def test_terminate_waits_for_running_jobs(self, workflow: Workflow) -> None:
+        """SIGTERM is Snakemake's own: running jobs go on, nothing new is started."""
+        self.needs_shared_files()
+        workflow.snakefile(
+            """
+            rule all:
+                input: "next.out"
+            rule running:
+                output: "running.out"
+                shell: "touch started; until [ -e go ]; do sleep 0.05; done; touch {output}"
+            rule next:
+                input: "running.out"
+                output: "next.out"
+                shell: "touch {output}"
+            """
+        )
+        process = workflow.start()
+        process.wait_for(lambda: workflow.exists("started"), "the start of a job")
+        process.terminate()
+        process.wait_for(lambda: "Will exit after finishing" in process.text, "the announcement")
+        assert workflow.processes(), "the job goes on"
+        workflow.file("go")
+        process.wait()
+        assert workflow.exists("running.out")
+        assert not workflow.exists("next.out")
+        workflow.assert_nothing_runs()
+        workflow.run().ok()
