@@ -658,6 +658,7 @@ class Engine:
         if ended:
             for job in ended:
                 self._jobs.pop(job.spec.key, None)
+                self.scheduler.forget(job)
             self._client.on_ended(ended)
 
     # -- the second witness ------------------------------------------------------------
@@ -717,8 +718,14 @@ class Engine:
             if job.state.is_final or job.settling:
                 continue
             rc = job.directory.rc()
+            claimed_by = job.directory.info(job.token).get("jid", job.jid)
             if rc is not None:
                 self._ended_with(job, rc)
+            elif claimed_by != job.jid:
+                # A submission that seemed to fail had come through; it was first to run,
+                # and the one that was made in its stead has ended without doing anything.
+                job.remember_jid(claimed_by)
+                job.seen = time.monotonic()
             elif time.monotonic() - job.seen >= self.scheduler.loss_grace:
                 job.settling = True
                 self._spawn(self._explain(job, None))

@@ -311,6 +311,20 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             runtime=known.get("runtime"),
             gpus=known.get("gpu"),
             extra=extra,
+            defaulted=frozenset() if job.is_group() else self._defaulted(job.rule),
+        )
+
+    def _defaulted(self, rule: Any) -> frozenset[str]:
+        """Return the resources of a rule that only --default-resources asks for."""
+        defaults = self.workflow.resource_settings.default_resources
+        if defaults is None:
+            return frozenset()
+        return frozenset(
+            name
+            for name in rule.resources
+            if not name.startswith("_")
+            and name in defaults
+            and rule.resources[name].raw == defaults[name].raw
         )
 
     def _fill_command(self, job: Any, spec: JobSpec, execution: str) -> None:

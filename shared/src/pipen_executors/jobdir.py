@@ -220,15 +220,20 @@ class JobDir:
         return {key: value for key, _, value in words}
 
     def tail(self, name: str, lines: int = 10) -> list[str]:
-        """Return the last lines of an output file without reading all of it."""
-        try:
-            with open(self.file(name), "rb") as stream:
-                stream.seek(0, os.SEEK_END)
-                stream.seek(max(0, stream.tell() - _TAIL_BYTES))
-                text = stream.read().decode(errors="replace")
-        except FileNotFoundError:
-            return []
-        return text.splitlines()[-lines:]
+        """Return the last lines of an output file of the job."""
+        return tail(self.file(name), lines)
+
+
+def tail(path: str, lines: int = 10) -> list[str]:
+    """Return the last lines of a file without reading all of it; none if it is not there."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - _TAIL_BYTES))
+            text = stream.read().decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return text.splitlines()[-lines:]
 
 
 def prepare_root(root: Path) -> None:

@@ -174,6 +174,9 @@ class SchedulerPostInit(Base):
         """Remove events that have been dealt with."""
         DirectoryEvents.remove(self.events_directory(), names)
 
+    def forget(self, job: Job) -> None:
+        """Remove what only this scheduler needed of a job that has ended."""
+
     async def fetch(self, job: Job) -> None:
         """Bring the files of an ended job here, where they do not lie here already."""
 

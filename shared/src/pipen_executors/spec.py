@@ -26,6 +26,8 @@ class Resources:
         Number of GPUs.
     extra
         All other resources of the rule by name, untranslated.
+    defaulted
+        Names of resources that the rule did not ask for: ``--default-resources`` did.
     """
 
     threads: int = 1
@@ -34,6 +36,7 @@ class Resources:
     runtime: int | None = None
     gpus: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    defaulted: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

@@ -87,7 +87,9 @@ def sbatch_options(spec: JobSpec) -> Options:
         if given.get(name) is not None and given[name] != "":
             options[option] = _read(spec, name, given[name], reader)
     resources = spec.resources
-    if resources.mem_mb is not None:
+    if resources.mem_mb is not None and not (
+        "mem-per-cpu" in options and "mem_mb" in resources.defaulted
+    ):
         options["mem"] = f"{resources.mem_mb}M"
     if "mem-per-cpu" in options:
         options["mem-per-cpu"] = f"{options['mem-per-cpu']}M"

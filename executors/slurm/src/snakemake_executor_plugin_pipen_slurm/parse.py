@@ -7,6 +7,7 @@ and later.
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -57,7 +58,7 @@ NEVER: Final = frozenset(
     AccountNotAllowed AssocMaxCpuPerJobLimit AssocMaxCPUMinutesPerJob AssocMaxMemPerJob
     AssocMaxNodePerJobLimit AssocMaxWallDurationPerJobLimit BadConstraints
     DependencyNeverSatisfied InvalidAccount InvalidQOS MaxCpuPerAccount
-    PartitionNodeLimit PartitionTimeLimit QOSMaxCpuPerJobLimit QOSMaxMemoryPerJob
+    PartitionConfig PartitionNodeLimit PartitionTimeLimit QOSMaxCpuPerJobLimit QOSMaxMemoryPerJob
     QOSMaxNodePerJobLimit QOSMaxWallDurationPerJobLimit QOSNotAllowed
     """.split()
 )
@@ -203,9 +204,33 @@ def ending(state: str, exit_code: str = "", nodes: str = "") -> Outcome | None:
         detail += f" by user {rest[3:]}"
     if nodes and nodes != "None assigned":
         detail += f" on {nodes}"
+    if reason is ExitReason.LAUNCH_FAILURE and number.isdigit() and 0 < int(number) < 32:
+        reason = ExitReason.SIGNAL
+        detail += f" by {signal.Signals(int(number)).name}"
     if reason in (ExitReason.LOST, ExitReason.CANCELLED, ExitReason.NODE_FAILURE) or rc == 0:
         rc = None
     return Outcome(reason, rc, detail)
+
+
+_STEP_MESSAGES: Final = (
+    (re.compile(r"exceeded memory limit|oom[-_ ]kill|Exceeded job memory"), ExitReason.OUT_OF_MEMORY),
+    (re.compile(r"DUE TO TIME LIMIT"), ExitReason.TIMEOUT),
+    (re.compile(r"DUE TO PREEMPTION"), ExitReason.PREEMPTED),
+    (re.compile(r"DUE TO NODE FAIL"), ExitReason.NODE_FAILURE),
+)
+"""What slurmstepd writes into a job's output before it ends the job."""
+
+
+def step_message(text: str) -> Outcome | None:
+    """Read why slurmstepd ended a job from what it wrote into the job's output.
+
+    Needs no accounting, and outlives slurmctld's memory of the job (MinJobAge).
+    """
+    for pattern, reason in _STEP_MESSAGES:
+        for line in text.splitlines():
+            if "slurmstepd" in line and pattern.search(line):
+                return Outcome(reason, None, line.split("error: ", 1)[-1].strip("* "))
+    return None
 
 
 def configuration(text: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ of their own, one ``scancel`` for hundreds of jobs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
+from pipen_executors.jobdir import tail
 from pipen_executors.process import run
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
@@ -121,6 +123,11 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):  # type: ignore[mi
             batches.append(list(alike))
         return batches
 
+    async def start(self) -> None:
+        """Make the directory for slurmstepd's messages."""
+        os.makedirs(f"{self.workdir}/.slurm", mode=0o700, exist_ok=True)
+        await super().start()
+
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         """Submit one job, or several as an array."""
         config = await self._configuration()
@@ -158,8 +165,8 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):  # type: ignore[mi
             "job-name": name,
             "comment": f"snakemake job {','.join(job.spec.jobid for job in jobs[:20])}",
             "chdir": first.cwd,
-            # The wrapper has its own files; what comes before it is told by accounting.
-            "output": os.devnull,
+            # The wrapper has its own files; this one is for what slurmstepd has to say.
+            "output": f"{self.workdir.mounted}/.slurm/{'%A_%a' if len(jobs) > 1 else '%j'}.log",
             **self.options_of(first),
         }
         if len(jobs) > 1:
@@ -217,11 +224,16 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):  # type: ignore[mi
         A job that was requeued by Slurm has not ended.
         """
         known: dict[Job, Outcome | None] = {}
+        for job in jobs:
+            if (outcome := parse.step_message(self._step_log(job))) is not None:
+                known[job] = outcome
         for job, entry in (await self._queue(jobs, ended_too=True)).items():
             if entry.state != "COMPLETING" and entry.presence is not Presence.GONE:
                 known[job] = None
-            elif (outcome := parse.ending(entry.state, nodes=entry.nodes)) is not None:
-                known[job] = outcome
+            elif job not in known:
+                ended = parse.ending(entry.state, nodes=entry.nodes)
+                if ended is not None:
+                    known[job] = ended
         rest = [job for job in jobs if job not in known]
         if rest and await self._has_accounting():
             for cluster, members in by_cluster(rest).items():
@@ -234,6 +246,18 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):  # type: ignore[mi
         for job, outcome in known.items():
             self._note_node(job, outcome)
         return {job: self._refine(job, outcome) for job, outcome in known.items()}
+
+    def _step_log(self, job: Job) -> str:
+        """Return what slurmstepd wrote into the output of a job."""
+        return "\n".join(tail(self._step_log_path(job)))
+
+    def _step_log_path(self, job: Job) -> str:
+        return f"{self.workdir}/.slurm/{job.jid.partition(';')[0]}.log"
+
+    def forget(self, job: Job) -> None:
+        """Remove the output that only slurmstepd may have written to."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._step_log_path(job))
 
     async def _has_accounting(self) -> bool:
         kind = (await self._configuration()).get("AccountingStorageType", "")
