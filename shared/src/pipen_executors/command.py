@@ -23,7 +23,6 @@ from snakemake.common.tbdstring import TBDString
 from snakemake.io import is_flagged
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, SharedFSUsage
 
-
 # By name, because the package ``snakemake`` has functions and classes of the same names.
 _shell_module = importlib.import_module("snakemake.shell")
 _script_module = importlib.import_module("snakemake.script")
@@ -75,21 +74,21 @@ class _Subprocess(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         return getattr(subprocess, name)
 
-    def Popen(self, command: str, **options: Any) -> _Started:  # noqa: N802
+    def Popen(self, command: str, **options: Any) -> _Started:
         self._keep(command, options["env"], options.get("executable"))
         return _Started()
 
 
-def _rebind(function: Callable[..., Any], **names: Any) -> Any:
+def _rebind(function: Any, **names: Any) -> Any:
     """Return a copy of a function that sees other objects under some global names."""
     copy = types.FunctionType(
-        function.__code__,  # type: ignore[attr-defined]
-        {**function.__globals__, **names},  # type: ignore[attr-defined]
+        function.__code__,
+        {**function.__globals__, **names},
         function.__name__,
-        function.__defaults__,  # type: ignore[attr-defined]
-        function.__closure__,  # type: ignore[attr-defined]
+        function.__defaults__,
+        function.__closure__,
     )
-    copy.__kwdefaults__ = function.__kwdefaults__  # type: ignore[attr-defined]
+    copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 
 
@@ -127,17 +126,17 @@ def _capturing_script(shell: Any, directory: str, files: dict[str, bytes]) -> An
             **arguments,
         )
 
-    def capturing(language: type) -> type:
+    def capturing(language: Any) -> Any:
         def execute_script(self: Any, fname: str, edit: bool = False) -> None:
             with open(fname, "rb") as stream:
                 content = stream.read()
             name = f"job.{os.path.basename(self.path.get_filename())}"
             files[name] = content
-            language.execute_script(self, f"{directory}/{name}", edit)  # type: ignore[attr-defined]
+            language.execute_script(self, f"{directory}/{name}", edit)
 
         def evaluate(self: Any, edit: bool = False) -> None:
             self.cleanup_scripts = True  # the copy in the job directory is the one that runs
-            language.evaluate(self, edit)  # type: ignore[attr-defined]
+            language.evaluate(self, edit)
 
         return type(
             language.__name__,

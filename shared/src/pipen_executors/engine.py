@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import tenacity
 from aiolimiter import AsyncLimiter
@@ -35,9 +35,12 @@ from .scheduler import SchedulerPostInit
 from .spec import JobSpec
 from .states import ExitReason, JobState, Outcome, Presence, outcome_of
 
+T = TypeVar("T")
+
 _FIRST_QUERY: Final = 2.0
 _QUERY_GROWTH: Final = 1.5
 _REPORT_BATCH: Final = 0.005
+_KILL_PATIENCE: Final = 300.0
 _EXPLAIN_PAUSE: Final = 1.0
 _LIMIT_PAUSE: Final = (4.0, 8.0)
 _NOT_SUBMITTED: Final = "before it was submitted"
@@ -105,23 +108,6 @@ class _Question:
     answer: asyncio.Future[Outcome | None]
     lost: bool
     first_asked: float = 0.0
-
-
-def _retrying(patience: float, tell: Callable[[str], None]) -> tenacity.AsyncRetrying:
-    """Return the back-off for requests to a scheduler: 0.5 s to a minute, with jitter."""
-
-    def before_sleep(state: tenacity.RetryCallState) -> None:
-        if state.attempt_number in (1, 4) or state.attempt_number % 10 == 0:
-            assert state.outcome is not None
-            tell(f"{state.outcome.exception()}; trying again")
-
-    return tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(TransientError),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=60, min=0.3),
-        stop=tenacity.stop_after_delay(patience),
-        before_sleep=before_sleep,
-        reraise=True,
-    )
 
 
 class Engine:
@@ -262,6 +248,31 @@ class Engine:
         more = (None,) if name == "on_shutdown" else ()
         self._hooks.call_xqute(name, run, *more)
 
+    async def _persist(
+        self, ask: Callable[[Sequence[Job]], Awaitable[T]], jobs: Sequence[Job], patience: float
+    ) -> T:
+        """Ask the scheduler, again with back-off (to a minute, with jitter) while it is away.
+
+        Raises
+        ------
+        TransientError
+            If it is still away after ``patience`` seconds.
+        """
+
+        def tell(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number in (1, 4) or state.attempt_number % 10 == 0:
+                assert state.outcome is not None
+                self._warn(f"{state.outcome.exception()}; trying again")
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=60, min=0.3),
+            stop=tenacity.stop_after_delay(patience),
+            before_sleep=tell,
+            reraise=True,
+        )
+        return await retrying(ask, jobs)
+
     def _spawn(self, work: Awaitable[None]) -> None:
         self._group.create_task(self._guard(work))
 
@@ -345,8 +356,10 @@ class Engine:
             if not ready:
                 return
             try:
-                answers = await _retrying(self._limits.submit_patience, self._warn)(
-                    self.scheduler.submit_jobs, ready
+                answers = dict(
+                    await self._persist(
+                        self.scheduler.submit_jobs, ready, self._limits.submit_patience
+                    )
                 )
             except SchedulerError as error:
                 answers = {job: SchedulerError(str(error)) for job in ready}
@@ -384,7 +397,9 @@ class Engine:
 
     async def _take_up(self, jobs: Sequence[Job]) -> None:
         """Attach to jobs that still run, collect those that ended, begin the others anew."""
-        undecided, anew, replace = [], [], []
+        undecided: list[Job] = []
+        anew: list[Job] = []
+        replace: list[Job] = []
         for job in jobs:
             assert job.record is not None
             job.set_state(JobState.SUBMITTED)
@@ -430,8 +445,10 @@ class Engine:
     async def _present(self, jobs: Sequence[Job]) -> set[Job]:
         if not jobs:
             return set()
-        reports = await _retrying(self._limits.submit_patience, self._warn)(
-            self.scheduler.query_jobs, [job for job in jobs if job.jid]
+        reports = await self._persist(
+            self.scheduler.query_jobs,
+            [job for job in jobs if job.jid],
+            self._limits.submit_patience,
         )
         return {job for job, report in reports.items() if report.presence is not Presence.GONE}
 
@@ -696,9 +713,7 @@ class Engine:
                     self._spawn(self._give_up(job, report.outcome))
                 elif report.presence is Presence.RUNNING:
                     await self._started(job)
-                    await self._hooks.fire(
-                        "on_job_polling", self.scheduler, job, counter=counter
-                    )
+                    await self._hooks.fire("on_job_polling", self.scheduler, job, counter=counter)
             self._spawn(self._look_for(gone))
             picture = [(job.jid, job.state, job.reason) for job in jobs]
             interval = _FIRST_QUERY if gone or picture != last else interval * _QUERY_GROWTH
@@ -764,7 +779,7 @@ class Engine:
                 chosen.append(job)
         submitted = [job for job in chosen if job.jid]
         if submitted:
-            await _retrying(300, self._warn)(self.scheduler.kill_jobs, submitted)
+            await self._persist(self.scheduler.kill_jobs, submitted, _KILL_PATIENCE)
 
     def _warn(self, text: str) -> None:
         self._client.on_message(text, warning=True)

@@ -26,7 +26,24 @@ _SAFETY_NET: Final = 30.0
 """Seconds between listings where inotify works: its queue can overflow (inotify(7))."""
 
 _NETWORK_TYPES: Final = frozenset(
-    "9p afs beegfs ceph cifs fhgfs glusterfs gpfs lustre nfs nfs4 ocfs2 panfs pvfs2 smb3 wekafs".split()
+    [
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "fhgfs",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "panfs",
+        "pvfs2",
+        "smb3",
+        "wekafs",
+    ]
 )
 
 

@@ -3,7 +3,7 @@
 from snakemake_interface_common.exceptions import WorkflowError
 
 
-class SettingError(WorkflowError):  # type: ignore[misc]
+class SettingError(WorkflowError):
     """A setting or a resource of a rule has a value that cannot be right.
 
     Parameters

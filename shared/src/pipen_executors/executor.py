@@ -6,12 +6,9 @@ without work, because results come from the engine's thread.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,12 +25,11 @@ from .settings import (
     READERS,
     Checked,
     check,
-    one_of,
     read,
 )
 from .spec import JobSpec, Resources
 from .states import ExitReason
-from .units import parse_megabytes, parse_options
+from .units import parse_megabytes
 
 if TYPE_CHECKING:
     from .command import Command
@@ -206,7 +202,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 if spec.direct:
                     self.workflow.async_run(job.prepare())
                     spec.shadow_dir = job.shadow_dir
-                    spec.cwd = job.shadow_dir and os.path.abspath(job.shadow_dir) or spec.cwd
+                    spec.cwd = (job.shadow_dir and os.path.abspath(job.shadow_dir)) or spec.cwd
             elif spec.direct and handle.record.shadow_dir:
                 job.shadow_dir = spec.shadow_dir = handle.record.shadow_dir
                 spec.cwd = os.path.abspath(handle.record.shadow_dir)

@@ -101,5 +101,3 @@ class Job(XquteJob):
 
     def __repr__(self) -> str:
         return f"<Job {self.index} {self.spec.rule} {self.spec.label} {self.jid or '-'}>"
-
-

@@ -85,7 +85,7 @@ class SchedulerPostInit(Base):
             If the scheduler cannot be used at all.
         """
         if not self._post_init_called:
-            await self.post_init()
+            await self.post_init()  # type: ignore[no-untyped-call]
             self._post_init_called = True
 
     async def stop(self) -> None:
@@ -182,7 +182,7 @@ class SchedulerPostInit(Base):
 
     # -- the wrapper ---------------------------------------------------------------
 
-    def jobcmd_shebang(self, job: Job) -> str:
+    def jobcmd_shebang(self, job: Job) -> str:  # type: ignore[override]
         """Return the first line of the wrapper without ``#!``."""
         return "/bin/bash"
 
@@ -218,7 +218,7 @@ class SchedulerPostInit(Base):
         ]
         return "\n".join(lines)
 
-    def wrap_job_script(self, job: Job) -> str:
+    def wrap_job_script(self, job: Job) -> str:  # type: ignore[override]
         """Return the text of the wrapper for the current submission of a job."""
         assert job.record is not None
         context = WrapperContext(
@@ -245,7 +245,7 @@ class SchedulerPostInit(Base):
         job.directory.write(name, self.wrap_job_script(job))
         return f"{job.directory.mounted}/{name}"
 
-    async def wrapped_job_script(self, job: Job) -> Any:
+    async def wrapped_job_script(self, job: Job) -> Any:  # type: ignore[override]
         """Write the wrapper of a job; return its path as xqute's path type."""
         self.write_wrapper(job)
         return job.metadir / f"job.wrapped.{self.name}"

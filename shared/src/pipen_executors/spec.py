@@ -138,5 +138,7 @@ class JobSpec:
                 stat = os.stat(os.path.join(self.cwd, path))
             except OSError:
                 continue
-            digest.update(f"{path}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogateescape"))
+            digest.update(
+                f"{path}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogateescape")
+            )
         return digest.hexdigest()[:20]

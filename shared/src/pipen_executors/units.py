@@ -6,14 +6,14 @@ Each reader raises ``ValueError`` with a text that completes "it must be …".
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import humanfriendly
 
 _DAYS = re.compile(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?")
 
 
-def parse_seconds(value: Union[str, int, float]) -> float:
+def parse_seconds(value: str | int | float) -> float:
     """Read a time: seconds, a number with a unit, or Slurm's ``[days-]hours:minutes[:seconds]``.
 
     As in sbatch(1), ``--time``: two numbers are minutes and seconds, unless days stand
@@ -41,7 +41,7 @@ def parse_seconds(value: Union[str, int, float]) -> float:
     return seconds_read
 
 
-def parse_megabytes(value: Union[str, int, float]) -> int:
+def parse_megabytes(value: str | int | float) -> int:
     """Read an amount of memory: megabytes, or a number with a unit.
 
     Rounded up to whole megabytes; K, M, G and T are powers of 1024, as in sbatch(1).
@@ -77,7 +77,7 @@ def parse_rate(value: str) -> tuple[int, float]:
     return number, seconds
 
 
-def parse_options(value: Union[str, Sequence[str], Mapping[str, Any]]) -> dict[str, Any]:
+def parse_options(value: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """Read options of a scheduler: ``KEY=VALUE``, or a table.
 
     ``true`` and ``false`` become booleans (a bare flag, and nothing at all), a key that

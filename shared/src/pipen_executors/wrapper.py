@@ -84,7 +84,8 @@ pipen_now() {
 # Claim this submission. Creating a file that must not exist is atomic, on NFS too.
 pipen_now
 set -o noclobber
-if ! { printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" > "$pipen_info"; } 2>/dev/null; then
+if ! { printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" \
+        > "$pipen_info"; } 2>/dev/null; then
     set +o noclobber
     pipen_owner=
     { read -r pipen_owner _ < "$pipen_info"; } 2>/dev/null
@@ -133,7 +134,8 @@ trap pipen_finish EXIT
 for pipen_signal in TERM INT HUP XCPU; do trap "pipen_on_signal $pipen_signal" "$pipen_signal"; done
 # Warnings that a scheduler sends before the end of a job are the command's business.
 for pipen_signal in USR1 USR2; do
-    trap "[[ -n \$pipen_child ]] && kill -s $pipen_signal -- -\$pipen_child 2>/dev/null" "$pipen_signal"
+    trap "[[ -n \$pipen_child ]] && kill -s $pipen_signal -- -\$pipen_child 2>/dev/null" \
+        "$pipen_signal"
 done
 
 echo @RUNNING@ > "$pipen_dir/job.status"
@@ -186,7 +188,8 @@ pipen_deadline=$((SECONDS + @LATENCY@))
 for pipen_file in "${pipen_inputs[@]}"; do
     until [[ -e $pipen_file ]]; do
         if ((SECONDS >= pipen_deadline)); then
-            printf 'pipen: input not visible on %s after @LATENCY@ s: %s\n' "${HOSTNAME-}" "$pipen_file" >&2
+            printf 'pipen: input not visible on %s after @LATENCY@ s: %s\n' \
+                "${HOSTNAME-}" "$pipen_file" >&2
             exit 1
         fi
         sleep 0.5
@@ -283,6 +286,7 @@ def _clean_and_make_directories(spec: JobSpec, context: WrapperContext) -> str:
         if made:
             names = shlex.join(made)
             code.append(
-                f'for pipen_file in {names}; do\n[[ -d $pipen_file ]] || mkdir -p -- "$pipen_file"\ndone'
+                f"for pipen_file in {names}; do\n"
+                '[[ -d $pipen_file ]] || mkdir -p -- "$pipen_file"\ndone'
             )
     return "\n".join(code)

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
 from pipen_executors.executor import PipenExecutor
 from pipen_executors.settings import Checked, read
 from pipen_executors.settings import ExecutorSettings as SharedSettings
 from pipen_executors.units import parse_seconds
-from snakemake_interface_executor_plugins.settings import CommonSettings
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 

@@ -13,23 +13,25 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
+from xqute.schedulers.local_scheduler import LocalScheduler as XquteLocalScheduler
+
 from pipen_executors.exceptions import SchedulerError
 from pipen_executors.job import Job
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.states import ExitReason, Outcome, Presence, Report
-from xqute.schedulers.local_scheduler import LocalScheduler as XquteLocalScheduler
 
 
-class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):  # type: ignore[misc]
+class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):
     """Runs jobs on this machine."""
 
     runs_here = True
     query_ceiling = 5.0
     loss_grace = 0.5
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._children: dict[str, int | None] = {}
         self._oom_kills = _oom_kills()

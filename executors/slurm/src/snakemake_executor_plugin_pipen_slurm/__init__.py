@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
 from pipen_executors.executor import PipenExecutor
 from pipen_executors.settings import Checked
 from pipen_executors.settings import ExecutorSettings as SharedSettings
-from snakemake_interface_executor_plugins.settings import CommonSettings
 
 if TYPE_CHECKING:
     from .scheduler import SlurmScheduler

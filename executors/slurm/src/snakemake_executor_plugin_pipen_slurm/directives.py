@@ -126,10 +126,13 @@ def _gpus(spec: JobSpec) -> Options:
     return {"gpus": str(count)} if count else {}
 
 
+_POSITIVE: Final = whole_number(1)
+
+
 def _tasks(spec: JobSpec, *, gpu: bool) -> Options:
     given = spec.resources.extra
 
-    def number(name: str, reader: Callable[[Any], int] = whole_number(1)) -> int | None:
+    def number(name: str, reader: Callable[[Any], int] = _POSITIVE) -> int | None:
         value = given.get(name)
         return None if value is None else int(_read(spec, name, value, reader))
 

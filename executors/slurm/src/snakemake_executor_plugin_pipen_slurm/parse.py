@@ -54,13 +54,27 @@ ENDS: Final[Mapping[str, ExitReason]] = {
 """Final states (squeue(1), sacct(1)) of jobs that left no exit status of their own."""
 
 NEVER: Final = frozenset(
-    """
-    AccountNotAllowed AssocMaxCpuPerJobLimit AssocMaxCPUMinutesPerJob AssocMaxMemPerJob
-    AssocMaxNodePerJobLimit AssocMaxWallDurationPerJobLimit BadConstraints
-    DependencyNeverSatisfied InvalidAccount InvalidQOS MaxCpuPerAccount
-    PartitionConfig PartitionNodeLimit PartitionTimeLimit QOSMaxCpuPerJobLimit QOSMaxMemoryPerJob
-    QOSMaxNodePerJobLimit QOSMaxWallDurationPerJobLimit QOSNotAllowed
-    """.split()
+    [
+        "AccountNotAllowed",
+        "AssocMaxCpuPerJobLimit",
+        "AssocMaxCPUMinutesPerJob",
+        "AssocMaxMemPerJob",
+        "AssocMaxNodePerJobLimit",
+        "AssocMaxWallDurationPerJobLimit",
+        "BadConstraints",
+        "DependencyNeverSatisfied",
+        "InvalidAccount",
+        "InvalidQOS",
+        "MaxCpuPerAccount",
+        "PartitionConfig",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSMaxCpuPerJobLimit",
+        "QOSMaxMemoryPerJob",
+        "QOSMaxNodePerJobLimit",
+        "QOSMaxWallDurationPerJobLimit",
+        "QOSNotAllowed",
+    ]
 )
 """Reasons of a waiting job that nothing but a change by hand can clear (squeue(1))."""
 
@@ -213,7 +227,10 @@ def ending(state: str, exit_code: str = "", nodes: str = "") -> Outcome | None:
 
 
 _STEP_MESSAGES: Final = (
-    (re.compile(r"exceeded memory limit|oom[-_ ]kill|Exceeded job memory"), ExitReason.OUT_OF_MEMORY),
+    (
+        re.compile(r"exceeded memory limit|oom[-_ ]kill|Exceeded job memory"),
+        ExitReason.OUT_OF_MEMORY,
+    ),
     (re.compile(r"DUE TO TIME LIMIT"), ExitReason.TIMEOUT),
     (re.compile(r"DUE TO PREEMPTION"), ExitReason.PREEMPTED),
     (re.compile(r"DUE TO NODE FAIL"), ExitReason.NODE_FAILURE),

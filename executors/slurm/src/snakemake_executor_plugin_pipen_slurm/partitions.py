@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from pipen_executors.exceptions import SettingError
 from pipen_executors.spec import JobSpec
 from pipen_executors.units import parse_megabytes, parse_seconds
@@ -72,9 +73,7 @@ class Partition:
             score += wanted / limit
         return score
 
-    def _demands(
-        self, spec: JobSpec, options: Mapping[str, Any]
-    ) -> Iterator[tuple[float, float]]:
+    def _demands(self, spec: JobSpec, options: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
         resources, given = spec.resources, spec.resources.extra
         tasks = float(given.get("tasks") or 0)
         for wanted, limit in (

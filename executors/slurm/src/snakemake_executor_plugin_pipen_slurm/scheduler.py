@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from xqute.schedulers.slurm_scheduler import SlurmScheduler as XquteSlurmScheduler
+
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.jobdir import tail
@@ -21,7 +23,6 @@ from pipen_executors.process import run
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
 from pipen_executors.states import ExitReason, Outcome, Presence, Report
-from xqute.schedulers.slurm_scheduler import SlurmScheduler as XquteSlurmScheduler
 
 from . import parse
 from .directives import command_line, sbatch_options
@@ -37,7 +38,7 @@ exec /bin/bash "${{pipen_wrappers[${{SLURM_ARRAY_TASK_ID:-0}}]}}"
 """
 
 
-class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):  # type: ignore[misc]
+class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
     """Runs jobs on Slurm through its commands.
 
     Parameters
@@ -67,7 +68,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):  # type: ignore[mi
         exclude_failed_nodes: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.sacct = sacct
         self.scontrol = scontrol
         self._partitions = partitions
@@ -187,7 +188,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):  # type: ignore[mi
         self, jobs: Iterable[Job], *, ended_too: bool = False
     ) -> dict[Job, parse.QueueEntry]:
         """Ask squeue for jobs; those that it does not know are left out."""
-        found = {}
+        found: dict[Job, parse.QueueEntry] = {}
         for cluster, members in by_cluster(jobs).items():
             words = [self.squeue, "--noheader", "--array", f"--format={parse.SQUEUE_FORMAT}"]
             if cluster:
