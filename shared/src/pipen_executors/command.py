@@ -14,13 +14,14 @@ import importlib
 import os
 import subprocess
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
 from snakemake.common.tbdstring import TBDString
 from snakemake.io import is_flagged
+from snakemake.iocontainers import ResourceList
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, SharedFSUsage
 
 # By name, because the package ``snakemake`` has functions and classes of the same names.
@@ -43,12 +44,20 @@ class Command:
         Complete environment of the process.
     files
         Files that the script refers to and that belong into the job directory.
+    tmpdir_of_node
+        Whether TMPDIR is the node's; then :data:`NODE_TMPDIR` stands for it in the text.
     """
 
     text: str
     shell: str
-    env: Mapping[str, str]
+    env: dict[str, str]
     files: dict[str, bytes] = field(default_factory=dict)
+    tmpdir_of_node: bool = False
+
+
+NODE_TMPDIR: Final = "__PIPEN_TMPDIR_OF_THE_NODE__"
+_TBD: Final = str(TBDString())
+_TMPDIR_VARIABLES: Final = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 
 
 class NotDirect(Exception):
@@ -103,7 +112,9 @@ def _capturing_shell(keep: Callable[..., None]) -> Any:
     return type("shell", (original,), {"__new__": staticmethod(new)})
 
 
-def _capturing_script(shell: Any, directory: str, files: dict[str, bytes]) -> Any:
+def _capturing_script(
+    shell: Any, directory: str, files: dict[str, bytes], sources: list[str]
+) -> Any:
     """Return Snakemake's ``script()`` that keeps the script file for the job directory."""
     module = _script_module
 
@@ -132,6 +143,7 @@ def _capturing_script(shell: Any, directory: str, files: dict[str, bytes]) -> An
                 content = stream.read()
             name = f"job.{os.path.basename(self.path.get_filename())}"
             files[name] = content
+            sources.append(str(self.source))
             language.execute_script(self, f"{directory}/{name}", edit)
 
         def evaluate(self: Any, edit: bool = False) -> None:
@@ -171,15 +183,21 @@ def capture(job: Any, workflow: Any, directory: str) -> Command:
     started: list[Command] = []
     files: dict[str, bytes] = {}
 
-    def keep(command: str, env: Mapping[str, str], executable: str | None) -> None:
+    def keep(command: str, env: dict[str, str], executable: str | None) -> None:
         started.append(Command(command, executable or "/bin/sh", env, files))
+
+    # Snakemake leaves tmpdir to the node that runs the job, unless that is this one.
+    resources = job.resources
+    if on_node := str(resources.get("tmpdir")) == _TBD:
+        resources = ResourceList(fromdict={**dict(resources.items()), "tmpdir": NODE_TMPDIR})
 
     shell = _capturing_shell(keep)
     deployment = workflow.deployment_settings
     methods = deployment.deployment_method
     conda = DeploymentMethod.CONDA in methods and job.conda_env
     apptainer = DeploymentMethod.APPTAINER in methods
-    script = _capturing_script(shell, directory, files)
+    sources: list[str] = []
+    script = _capturing_script(shell, directory, files, sources)
     function = _rebind(
         job.rule.run_func,
         shell=shell,
@@ -192,7 +210,7 @@ def capture(job: Any, workflow: Any, directory: str) -> Command:
         job.params,
         job.wildcards,
         job.threads,
-        job.resources,
+        resources,
         job.log._plainstrings(),
         job.rule.name,
         job.conda_env.address if conda else None,
@@ -216,8 +234,16 @@ def capture(job: Any, workflow: Any, directory: str) -> Command:
     if len(started) != 1:
         raise NotDirect(f"starts {len(started)} commands")
     command = started[0]
-    if str(TBDString()) in command.text:
+    if _TBD in command.text:
         raise NotDirect("its command holds a value that is only known on the node (<TBD>)")
+    if on_node:
+        if any("tmpdir" in source.lower() for source in sources):
+            raise NotDirect("its script uses tmpdir, which is only known on the node")
+        command.tmpdir_of_node = True
+        for name in _TMPDIR_VARIABLES:
+            del command.env[name]
+            if name in os.environ:
+                command.env[name] = os.environ[name]
     return command
 
 
@@ -241,14 +267,11 @@ def why_not_direct(job: Any, workflow: Any) -> str | None:
         ("a notebook", job.is_notebook),
         ("a CWL tool", job.is_cwl),
         ("a template engine", job.is_template_engine),
-        ("handover: to another workflow system", rule.is_handover),
         ("benchmark: needs Snakemake beside the job", job.benchmark is not None),
         ("an R Markdown script", job.is_script and str(rule.script).lower().endswith(".rmd")),
     ):
         if is_it:
             return kind
-    if workflow.workflow_settings.cache is not None and rule.cache and rule.cache.output:
-        return "its output is cached between workflows (--cache)"
     for flag in ("pipe", "service"):
         if any(is_flagged(file, flag) for file in chain(job.input, job.output)):
             return f"{flag}() files connect it with another job"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -192,6 +193,10 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             self.report_job_success(info)
             return None
         try:
+            if self._fetched_from_cache(job):
+                self.report_job_submission(info)
+                self.report_job_success(info)
+                return None
             spec = self._specify(job)
             assert self.engine is not None
             handle = self.engine.make_job(spec)
@@ -218,6 +223,35 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         # kill in between must not let the next run take half an output for a whole one.
         self.report_job_submission(info)
         return handle
+
+    def _cache(self, job: Any) -> Any:
+        """Return the cache between workflows that keeps the output of a job, or None."""
+        wanted = self.workflow.workflow_settings.cache is not None and not job.is_group()
+        return job.rule.cache.output if wanted and job.rule.cache else None
+
+    def _fetched_from_cache(self, job: Any) -> bool:
+        """Take the output of a job from --cache, as the local executor does before it runs."""
+        from snakemake.exceptions import CacheMissException
+
+        if not self._cache(job):
+            return False
+        try:
+            self.workflow.async_run(job.rule.cache.fetch(job))
+        except CacheMissException:
+            return False
+        return True
+
+    def _store_in_cache(self, info: SubmittedJobInfo) -> None:
+        """Put the output of a job into --cache, then report its success; not in the engine."""
+        from snakemake.exceptions import print_exception
+
+        try:
+            self.workflow.async_run(info.job.rule.cache.store(info.job))
+        except Exception as error:
+            print_exception(error, self.workflow.linemaps)
+            self.report_job_error(info, msg="Its output could not be stored in the cache.")
+        else:
+            self.report_job_success(info)
 
     def _may_be_taken_up(self, job: Any, handle: Job) -> bool:
         """Tell whether an earlier submission of a job is unfinished business.
@@ -358,12 +392,16 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def _fill_direct(self, job: Any, spec: JobSpec, command: Command) -> None:
         from snakemake.io import is_flagged
 
+        from .command import NODE_TMPDIR
+
         declared = self.envvars()
         spec.secret = bool(declared)
         spec.env = {**_changes(command.env), **declared}
         spec.script = command.text + "\n"
         spec.argv = (command.shell,)
         spec.files = command.files
+        spec.tmpdir_of_node = command.tmpdir_of_node
+        spec.tmpdir_mark = NODE_TMPDIR
         spec.inputs = tuple(str(file) for file in job.input)
         kept = [file for file in job.output if not is_flagged(file, "update")]
         spec.removable = tuple(str(f) for f in kept if not is_flagged(f, "directory"))
@@ -463,6 +501,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             assert handle.outcome is not None
             if self.engine.cancelling and handle.outcome.reason is ExitReason.CANCELLED:
                 self._cancelled += 1  # one line for all of them, when the run ends
+            elif handle.outcome.ok and self._cache(info.job):
+                threading.Thread(target=self._store_in_cache, args=(info,)).start()
             elif handle.outcome.ok:
                 self.report_job_success(info)
             else:

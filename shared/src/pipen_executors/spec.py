@@ -73,6 +73,9 @@ class JobSpec:
         Outputs that are removed before the command runs a second time.
     shadow_dir
         Snakemake's shadow directory of the job, if it has one.
+    tmpdir_of_node, tmpdir_mark
+        Whether TMPDIR and its like are set on the node, and what stands for it in the
+        script.
     resources, options
         What is asked of the scheduler: neutral terms, and the scheduler's own.
     prescript, postscript
@@ -101,6 +104,8 @@ class JobSpec:
     removable: tuple[str, ...] = ()
     removable_dirs: tuple[str, ...] = ()
     shadow_dir: str | None = None
+    tmpdir_of_node: bool = False
+    tmpdir_mark: str = ""
     resources: Resources = field(default_factory=Resources)
     options: Mapping[str, Any] = field(default_factory=dict)
     prescript: str = ""

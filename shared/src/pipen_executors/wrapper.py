@@ -199,6 +199,13 @@ done
 """
 
 
+_TMPDIR: Final = r"""
+TMPDIR=${TMPDIR:-${TMP:-/tmp}}
+[[ -d $TMPDIR ]] || mkdir -p -- "$TMPDIR"
+export TMPDIR TMP=$TMPDIR TEMPDIR=$TMPDIR TEMP=$TMPDIR
+"""
+
+
 def _array(name: str, values: Iterable[str]) -> str:
     items = "\n".join(f"    {shlex.quote(value)}" for value in values)
     return f"{name}=(\n{items}\n)"
@@ -224,7 +231,8 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
     """
     q = shlex.quote
     script = f"{context.directory}/job.script"
-    argv = [*spec.argv, script]
+    marked = spec.tmpdir_of_node and spec.tmpdir_mark in spec.script
+    argv = [*spec.argv, f"{script}.node" if marked else script]
     lines = [
         f"#!{context.shebang}",
         f"# {spec.rule} {spec.label}: written by pipen-executors; the command is {q(script)}",
@@ -244,8 +252,15 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         f"cd -- {q(spec.cwd)} || exit 1",
         "pipen_stage=environment",
         env_code,
+        _TMPDIR if spec.tmpdir_of_node else "",
         context.init,
     ]
+    if marked:
+        lines += [
+            f"pipen_text=$(< {q(script)})",
+            f'pipen_text=${{pipen_text//{spec.tmpdir_mark}/"$TMPDIR"}}',
+            f"printf '%s\\n' \"$pipen_text\" > {q(script + '.node')}",
+        ]
     if context.check_inputs and spec.inputs:
         lines += [
             _array("pipen_inputs", spec.inputs),
