@@ -101,7 +101,7 @@ set +o noclobber
 
 exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null
 
-pipen_stage=start pipen_caught= pipen_child= pipen_watchdog= rc=
+pipen_stage=start pipen_caught= pipen_child= pipen_watchdog= pipen_theirs= rc=
 pipen_finish() {
     pipen_last=$?
     trap '' TERM INT HUP XCPU
@@ -116,6 +116,9 @@ pipen_finish() {
         @AFTER@
     elif [[ $rc -eq 0 ]]; then
         rc=1   # ended before the command ran
+    fi
+    if [[ -n $pipen_theirs ]]; then
+        (eval "pipen_theirs=(${pipen_theirs#trap})"; eval "${pipen_theirs[1]}")
     fi
     pipen_now
     printf 'end=%s stage=%s signal=%s\n' "$REPLY" "$pipen_stage" "$pipen_caught" >> "$pipen_info"
@@ -180,6 +183,16 @@ _WATCHDOG: Final = r"""(
     kill -s KILL -- "-$pipen_child"
 ) 2>/dev/null &
 pipen_watchdog=$!
+"""
+
+# What the prescript changed in the shell and the wrapper relies on: an EXIT trap of its own
+# is kept for the end.
+_AFTER_PRESCRIPT: Final = r"""
+set +eu
+if [[ $(trap -p EXIT) != "trap -- 'pipen_finish' EXIT" ]]; then
+    pipen_theirs=$(trap -p EXIT)
+    trap pipen_finish EXIT
+fi
 """
 
 _INPUTS: Final = r"""
@@ -271,6 +284,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
     lines += [
         "pipen_stage=prescript",
         spec.prescript,
+        _AFTER_PRESCRIPT if spec.prescript else "",
         _array("pipen_argv", argv),
         f"cmd={q(shlex.join(argv))}",
         "pipen_cmd=$cmd",
