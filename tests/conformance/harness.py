@@ -355,7 +355,7 @@ class Workflow:
         if backend.root is not None:
             name = f"{tmp_path.parent.parent.name}-{tmp_path.parent.name}-{tmp_path.name}"
             tmp_path = self._own_root = backend.root / name
-            tmp_path.mkdir(parents=True)
+        tmp_path.mkdir(parents=True, exist_ok=True)
         # Resolved, as the jobs' working directories are when processes are looked for.
         self.home = tmp_path.resolve()
         self.dir = self.home / "work"

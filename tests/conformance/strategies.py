@@ -61,6 +61,53 @@ class Retries(ConformanceBase):
         result.has("retry 1 of 2", "retry 2 of 2", "retry 1 of 1")
         result.lacks("Trying to restart job")
 
+    def test_retry_begins_anew(self, workflow: Workflow) -> None:
+        """What an attempt has made of its outputs is taken back before the next one."""
+        self.needs_shared_files()
+        workflow.snakefile(
+            """
+            rule all:
+                input: "dir", "shadowed", "logged"
+            rule into_directory:
+                output: directory("dir")
+                shell:
+                    "mkdir {output}; echo x >> dir.log; touch {output}/$(wc -l < dir.log); "
+                    "[ $(wc -l < dir.log) = 2 ]"
+            rule shadowed:
+                output: "shadowed"
+                params: tally=workflow.basedir + "/shadowed.log"
+                shadow: "minimal"
+                shell:
+                    "echo x >> {params.tally}; ls -A > {output}; touch junk; "
+                    "[ $(wc -l < {params.tally}) = 2 ]"
+            rule logged:
+                output: "logged"
+                log: "logged.log"
+                shell:
+                    "echo x >> logged.count; echo run >> {log}; touch {output}; "
+                    "[ $(wc -l < logged.count) = 2 ]"
+            """
+        )
+        workflow.run(*self.backend.option("error_strategy", "retry")).ok()
+        assert [path.name for path in workflow.path("dir").iterdir()] == ["2"]
+        assert workflow.read("shadowed") == "shadowed\n"
+        assert workflow.read("logged.log") == "run\n"
+
+    def test_retry_updates_the_file_of_before(self, workflow: Workflow) -> None:
+        self.needs_shared_files()
+        workflow.snakefile(
+            """
+            rule updates:
+                output: update("updated")
+                shell:
+                    "echo more >> {output}; echo x >> updates.log; "
+                    "[ $(wc -l < updates.log) = 2 ]"
+            """
+        )
+        workflow.file("updated", "first\n")
+        workflow.run("--forcerun", "updates", *self.backend.option("error_strategy", "retry")).ok()
+        assert workflow.read("updated") == "first\nmore\n"
+
     @pytest.mark.parametrize("execution", ["direct", "snakemake"])
     def test_retries_of_snakemake(self, workflow: Workflow, execution: str) -> None:
         """Exactly as many attempts as the rule says, each with its own resources."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from .cancelling import Cancelling
 from .ending import Failures, Success, Timeouts
+from .environment import Environment, Scripts
+from .extremes import Extremes
+from .hooking import Hooks
+from .kinds import Code, Kinds, Outputs
 from .strategies import Halt, KeepGoing, Retries
 
 
@@ -19,5 +23,12 @@ class ExecutorConformance(
     KeepGoing,
     Halt,
     Cancelling,
+    Outputs,
+    Kinds,
+    Code,
+    Environment,
+    Scripts,
+    Hooks,
+    Extremes,
 ):
     """All parts; a backend sets ``__test__ = True`` and ``backend``."""
