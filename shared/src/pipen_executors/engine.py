@@ -290,6 +290,8 @@ class Engine:
         known = [job for job in jobs if job.record is not None]
         for job in jobs:
             self._jobs[job.spec.key] = job
+        for job in known:
+            job.set_state(JobState.SUBMITTED)
         if known:
             self._spawn(self._take_up(known))
         if fresh:
@@ -402,9 +404,12 @@ class Engine:
         replace: list[Job] = []
         for job in jobs:
             assert job.record is not None
-            job.set_state(JobState.SUBMITTED)
+            if job.settling:
+                continue  # its end was heard of at once
             never_started = job.directory.rc() is None and job.directory.claim(job.token)
             job._jid = await self._earlier_jid(job, claimed_by_job=not never_started)
+            if job.settling:
+                continue
             if job.fingerprint != job.record.fingerprint or never_started:
                 # Another command or other inputs; or nothing of it has run, and after
                 # the claim nothing of it will.
@@ -423,7 +428,7 @@ class Engine:
             await self._end_superseded(alive)
         anew += replace
         for job in undecided:
-            if job.state.is_final or job.settling:
+            if job.settling:
                 continue  # its end was heard of meanwhile
             if job in present:
                 self._adopt(job)
@@ -495,8 +500,8 @@ class Engine:
                     if event is None or job is None or job.record is None:
                         continue  # of another run of Snakemake in this directory
                     done.append(name)
-                    if event.token != job.token:
-                        continue
+                    if event.token != job.token or job.fingerprint != job.record.fingerprint:
+                        continue  # of a submission that is not this work
                     if event.rc is None:
                         await self._started(job)
                     elif not (job.state.is_final or job.settling):

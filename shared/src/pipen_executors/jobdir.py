@@ -84,8 +84,7 @@ class JobDir:
     @classmethod
     def of(cls, root: str, spec: JobSpec, mounted_root: str | None = None) -> JobDir:
         """Return the directory of a job under the directory of its scheduler."""
-        rule = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.rule)[:100].lstrip(".") or "job"
-        below = f"{rule}/{spec.label}-{spec.key}"
+        below = place(spec.rule, spec.label, spec.key)
         return cls(f"{root}/{below}", f"{mounted_root or root}/{below}")
 
     def file(self, name: str) -> str:
@@ -234,6 +233,12 @@ def tail(path: str, lines: int = 10) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return text.splitlines()[-lines:]
+
+
+def place(rule: str, label: str, key: str) -> str:
+    """Return the path of a job directory below the directory of its scheduler."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", rule)[:100].lstrip(".") or "job"
+    return f"{name}/{label}-{key}"
 
 
 def prepare_root(root: Path) -> None:

@@ -141,6 +141,12 @@ class ExecutorSettings(ExecutorSettingsBase):
         },
     )
 
+    def __post_init__(self) -> None:
+        """Make ready for what an earlier run has left: only this executor was chosen."""
+        from .takeup import install
+
+        install()
+
 
 @dataclass(frozen=True)
 class Checked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,15 +117,13 @@ class JobSpec:
 
     @property
     def key(self) -> str:
-        """Identifier that is the same in the next run: rule and outputs, hashed."""
-        told_apart_by = sorted(self.products) or [f"{k}={v}" for k, v in self.wildcards.items()]
-        return hashlib.sha256("\0".join([self.rule, *told_apart_by]).encode()).hexdigest()[:20]
+        """Identifier that is the same in the next run (see :func:`job_key`)."""
+        return job_key(self.rule, self.products, self.wildcards)
 
     @property
     def label(self) -> str:
-        """Rule and wildcards, safe as a file name and readable, at most 60 long."""
-        text = ",".join(f"{k}={v}" for k, v in self.wildcards.items()) or "job"
-        return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", text)[:60].lstrip(".-") or "job"
+        """What a person tells the job by (see :func:`job_label`)."""
+        return job_label(self.wildcards)
 
     def fingerprint(self) -> str:
         """Return what the job would do, hashed: its script, and its inputs' size and time.
@@ -147,3 +145,19 @@ class JobSpec:
                 f"{path}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogateescape")
             )
         return digest.hexdigest()[:20]
+
+
+def job_key(rule: str, products: Sequence[str], wildcards: Mapping[str, str]) -> str:
+    """Return what identifies a job from one run to the next: rule and outputs, hashed.
+
+    Wildcards stand in for a job without outputs.
+    """
+    told_apart_by = sorted(products) or [f"{k}={v}" for k, v in wildcards.items()]
+    text = "\0".join([rule, *told_apart_by])
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:20]
+
+
+def job_label(wildcards: Mapping[str, str]) -> str:
+    """Return the wildcards as a readable name that is safe in a path, at most 60 long."""
+    text = ",".join(f"{k}={v}" for k, v in wildcards.items()) or "job"
+    return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", text)[:60].lstrip(".-") or "job"
