@@ -117,8 +117,8 @@ class ExecutorSettings(ExecutorSettingsBase):
             "in pipen. Ends of jobs are heard of by events; this is for jobs that vanish."
         },
     )
-    options: Optional[List[str]] = field(
-        default=None,
+    options: List[str] = field(
+        default_factory=list,  # Snakemake does not read Optional[List[str]]
         metadata={
             "help": "Options of the scheduler for all jobs (pipen's scheduler_opts), as KEY=VALUE.",
             "nargs": "+",
@@ -132,8 +132,8 @@ class ExecutorSettings(ExecutorSettingsBase):
             "working directory of the workflow)."
         },
     )
-    plugins: Optional[List[str]] = field(
-        default=None,
+    plugins: List[str] = field(
+        default_factory=list,
         metadata={
             "help": "Python modules with hooks to load.",
             "nargs": "+",
