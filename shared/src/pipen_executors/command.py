@@ -112,9 +112,7 @@ def _capturing_shell(keep: Callable[..., None]) -> Any:
     return type("shell", (original,), {"__new__": staticmethod(new)})
 
 
-def _capturing_script(
-    shell: Any, directory: str, files: dict[str, bytes], sources: list[str]
-) -> Any:
+def _capturing_script(shell: Any, path: str, files: dict[str, bytes], sources: list[str]) -> Any:
     """Return Snakemake's ``script()`` that keeps the script file for the job directory."""
     module = _script_module
 
@@ -141,10 +139,10 @@ def _capturing_script(
         def execute_script(self: Any, fname: str, edit: bool = False) -> None:
             with open(fname, "rb") as stream:
                 content = stream.read()
-            name = f"job.{os.path.basename(self.path.get_filename())}"
-            files[name] = content
+            target = f"{path}.{os.path.basename(self.path.get_filename())}"
+            files[os.path.basename(target)] = content
             sources.append(str(self.source))
-            language.execute_script(self, f"{directory}/{name}", edit)
+            language.execute_script(self, target, edit)
 
         def evaluate(self: Any, edit: bool = False) -> None:
             self.cleanup_scripts = True  # the copy in the job directory is the one that runs
@@ -161,7 +159,7 @@ def _capturing_script(
     return _rebind(module.script, **{name: capturing(getattr(module, name)) for name in names})
 
 
-def capture(job: Any, workflow: Any, directory: str) -> Command:
+def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Command:
     """Return what the local executor would start for a job.
 
     Parameters
@@ -172,6 +170,8 @@ def capture(job: Any, workflow: Any, directory: str) -> Command:
         Its workflow.
     directory
         The job directory as the job sees it.
+    prefix
+        What the names of its files begin with.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def capture(job: Any, workflow: Any, directory: str) -> Command:
     conda = DeploymentMethod.CONDA in methods and job.conda_env
     apptainer = DeploymentMethod.APPTAINER in methods
     sources: list[str] = []
-    script = _capturing_script(shell, directory, files, sources)
+    script = _capturing_script(shell, f"{directory}/{prefix}", files, sources)
     function = _rebind(
         job.rule.run_func,
         shell=shell,
@@ -247,20 +247,20 @@ def capture(job: Any, workflow: Any, directory: str) -> Command:
     return command
 
 
-def why_not_direct(job: Any, workflow: Any) -> str | None:
-    """Return why a job has to be run by a second Snakemake; None if it need not.
+def why_not_direct(job: Any, workflow: Any, *, piped: bool = False) -> str | None:
+    """Return why a single job has to be run by a second Snakemake; None if it need not.
 
     Parameters
     ----------
     job
-        A single job or a group.
+        The job.
     workflow
         Its workflow.
+    piped
+        Whether the jobs that it is connected with by pipes run beside it.
     """
     if workflow.storage_settings.shared_fs_usage != SharedFSUsage.all():
         return "files are not shared with the nodes"
-    if job.is_group():
-        return "it is a group of jobs"
     rule = job.rule
     for kind, is_it in (
         ("a run: block is Python inside the Snakefile", job.is_run),
@@ -272,7 +272,7 @@ def why_not_direct(job: Any, workflow: Any) -> str | None:
     ):
         if is_it:
             return kind
-    for flag in ("pipe", "service"):
+    for flag in () if piped else ("pipe", "service"):
         if any(is_flagged(file, flag) for file in chain(job.input, job.output)):
             return f"{flag}() files connect it with another job"
     return None

@@ -404,11 +404,11 @@ class Engine:
         replace: list[Job] = []
         for job in jobs:
             assert job.record is not None
-            if job.settling:
+            if _has_ended(job):
                 continue  # its end was heard of at once
             never_started = job.directory.rc() is None and job.directory.claim(job.token)
             job._jid = await self._earlier_jid(job, claimed_by_job=not never_started)
-            if job.settling:
+            if _has_ended(job):
                 continue
             if job.fingerprint != job.record.fingerprint or never_started:
                 # Another command or other inputs; or nothing of it has run, and after
@@ -428,7 +428,7 @@ class Engine:
             await self._end_superseded(alive)
         anew += replace
         for job in undecided:
-            if job.settling:
+            if _has_ended(job):
                 continue  # its end was heard of meanwhile
             if job in present:
                 self._adopt(job)
@@ -504,7 +504,7 @@ class Engine:
                         continue  # of a submission that is not this work
                     if event.rc is None:
                         await self._started(job)
-                    elif not (job.state.is_final or job.settling):
+                    elif not _has_ended(job):
                         self._ended_with(job, event.rc)
                 self.scheduler.take_in_events(done)
 
@@ -707,7 +707,7 @@ class Engine:
             gone = []
             for job in jobs:
                 report = reports.get(job)
-                if job.state.is_final or job.settling:
+                if _has_ended(job):
                     continue
                 if report is None or report.presence is Presence.GONE:
                     gone.append(job)
@@ -735,7 +735,7 @@ class Engine:
         for job in jobs:
             with contextlib.suppress(OSError):
                 await self.scheduler.fetch(job)
-            if job.state.is_final or job.settling:
+            if _has_ended(job):
                 continue
             rc = job.directory.rc()
             claimed_by = job.directory.info(job.token).get("jid", job.jid)
@@ -788,3 +788,8 @@ class Engine:
 
     def _warn(self, text: str) -> None:
         self._client.on_message(text, warning=True)
+
+
+def _has_ended(job: Job) -> bool:
+    """Tell whether the end of a job has been heard of."""
+    return job.settling or job.state.is_final

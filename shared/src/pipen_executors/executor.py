@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,35 +20,18 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
-from .exceptions import SchedulerError, SettingError
+from .exceptions import SchedulerError
 from .settings import (
-    ENVIRONMENT_AT_IMPORT,
-    READERS,
     Checked,
     check,
-    read,
 )
-from .spec import JobSpec, Resources
+from .spec import JobSpec
 from .states import ExitReason
-from .units import parse_megabytes
 
 if TYPE_CHECKING:
-    from .command import Command
     from .engine import Engine
     from .job import Job
     from .scheduler import SchedulerPostInit
-
-_RULE_SETTINGS = (
-    "execution",
-    "prescript",
-    "postscript",
-    "timeout",
-    "cwd",
-    "error_strategy",
-    "num_retries",
-    "options",
-)
-"""Settings that a rule may set for itself, as a resource ``pipen_<name>``."""
 
 
 class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
@@ -76,14 +59,14 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         from .engine import Engine, Limits
         from .hooks import Hooks
         from .jobdir import prepare_root
+        from .specify import Specifier
 
         self._prefix = f"pipen-{self.backend}"
         self._checked = check(self.workflow.executor_settings, self._prefix)
         self._infos: dict[str, SubmittedJobInfo] = {}
-        self._why: set[tuple[str, str]] = set()
+        self._keys: dict[int, str] = {}
         self._broken = False
         self._cancelled = 0
-        self.scheduler = None
         self.engine: Engine | None = None
         workdir = self._checked.workdir or Path(".snakemake", "pipen", self.backend)
         root = Path.cwd() / workdir
@@ -99,7 +82,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             where=f"--{self._prefix}-plugins",
         )
         scheduler = self.make_scheduler(root, self._checked)
-        scheduler.hooks = self._hooks = hooks
+        scheduler.hooks = hooks
         ceiling = self._checked.query_ceiling
         limits = Limits(
             forks=self._checked.forks,
@@ -107,38 +90,13 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             submit_rate=self._checked.submit_rate,
             query_ceiling=ceiling if ceiling is not None else scheduler.query_ceiling,
         )
-        self.scheduler = scheduler
-        self._check_rules()
+        self._specifier = Specifier(self, self._checked, scheduler, hooks, self._prefix)
+        self._specifier.check_run()
         self.engine = Engine(scheduler, str(root), limits, hooks, self)
         try:
             self.engine.start()
         except SchedulerError as error:
             raise WorkflowError(f"{self._prefix} cannot be used: {error}") from error
-
-    def _check_rules(self) -> None:
-        """Refuse bad resources of any rule before the first job of any rule runs."""
-        for rule in self.workflow.rules:
-            for name in rule.resources:
-                self._check_resource_name(name, rule.name)
-            for name, resource in rule.resources.items():
-                value = getattr(resource, "raw", resource)
-                value = getattr(value, "value", value)
-                if name.startswith("pipen_") and isinstance(value, (str, int)):
-                    self._rule_setting(name, value, rule.name)
-
-    def _check_resource_name(self, name: str, rule: str) -> None:
-        assert self.scheduler is not None
-        known = {f"pipen_{setting}" for setting in _RULE_SETTINGS} | self.scheduler.own_resources
-        if name.startswith("pipen_") and name not in known:
-            raise SettingError(
-                f"resource {name} of rule {rule}", "set", f"one of {', '.join(sorted(known))}"
-            )
-
-    def _rule_setting(self, name: str, value: Any, rule: str) -> Any:
-        reader = READERS.get(name.removeprefix("pipen_"))
-        if reader is None or (isinstance(value, str) and value.startswith("<function")):
-            return value
-        return read(f"resource {name} of rule {rule}", value, reader)
 
     def shutdown(self) -> None:
         """Stop the engine; called when no job is left, or when the engine is broken."""
@@ -197,20 +155,16 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 self.report_job_submission(info)
                 self.report_job_success(info)
                 return None
-            spec = self._specify(job)
+            spec = self._specifier.specify(job)
             assert self.engine is not None
             handle = self.engine.make_job(spec)
             if handle.record is not None and not self._may_be_taken_up(job, handle):
                 handle.directory.settle()
                 handle.record = None
             if handle.record is None:
-                if spec.direct:
-                    self.workflow.async_run(job.prepare())
-                    spec.shadow_dir = job.shadow_dir
-                    spec.cwd = (job.shadow_dir and os.path.abspath(job.shadow_dir)) or spec.cwd
+                self._specifier.prepare(job, spec)
             elif spec.direct and handle.record.shadow_dir:
-                job.shadow_dir = spec.shadow_dir = handle.record.shadow_dir
-                spec.cwd = os.path.abspath(handle.record.shadow_dir)
+                self._specifier.use_shadow(job, spec, handle.record.shadow_dir)
         except Exception as error:
             print_exception(error, self.workflow.linemaps)
             self.report_job_submission(info, register_job=False)
@@ -219,6 +173,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         info.external_jobid = f"{self._prefix}:{spec.key}"
         info.aux = {"handle": handle}
         self._infos[spec.key] = info
+        self._keys[id(job)] = spec.key
         # Snakemake's marker of incomplete output is written before the submission: a
         # kill in between must not let the next run take half an output for a whole one.
         self.report_job_submission(info)
@@ -268,185 +223,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def prepare(self, handle: Job) -> None:
         """Make a job ready for a fresh start (see ``engine.Client``)."""
-        job = self._infos[handle.spec.key].job
-        if handle.spec.direct:
-            self.workflow.async_run(job.prepare())
-            if job.shadow_dir:
-                handle.spec.shadow_dir = job.shadow_dir
-                handle.spec.cwd = os.path.abspath(job.shadow_dir)
-
-    # -- specification ---------------------------------------------------------------
-
-    def _specify(self, job: Any) -> JobSpec:
-        """Return the specification of a job."""
-        group = job.is_group()
-        # The name of a group of piped jobs is another in every run; its rules are not.
-        rule = "group_" + "_".join(sorted(job.rules))[:90] if group else job.rule.name
-        own = {name: value for name, value in job.resources.items() if name.startswith("pipen_")}
-        for name, value in own.items():
-            self._check_resource_name(name, rule)
-            own[name] = self._rule_setting(name, value, rule)
-
-        def setting(name: str) -> Any:
-            return own.get(f"pipen_{name}", getattr(self._checked, name))
-
-        options = {**self._checked.options, **own.get("pipen_options", {})}
-        wildcards = {} if group else dict(job.wildcards_dict or {})
-        members = list(job.jobs) if group else [job]
-        spec = JobSpec(
-            rule=rule,
-            wildcards=wildcards,
-            products=tuple(sorted(str(file) for member in members for file in member.output)),
-            jobid=str(job.jobid),
-            argv=(),
-            script="",
-            cwd=os.path.abspath(setting("cwd") or self.workflow.workdir_init),
-            resources=self._resources(job, rule),
-            options=options,
-            prescript=setting("prescript"),
-            postscript=setting("postscript"),
-            timeout=setting("timeout"),
-            error_strategy=setting("error_strategy"),
-            num_retries=setting("num_retries"),
-            latency_wait=self.workflow.execution_settings.latency_wait,
-        )
-        if not setting("cwd"):
-            spec.cwd = os.getcwd()
-        self._hooks.call("job_options", spec=spec, options=options)
-        self._fill_command(job, spec, setting("execution"))
-        assert self.scheduler is not None
-        self.scheduler.check(spec)
-        return spec
-
-    def _resources(self, job: Any, rule: str) -> Resources:
-        known = {}
-        for name, reader in (
-            ("mem_mb", parse_megabytes),
-            ("disk_mb", parse_megabytes),
-            ("runtime", lambda value: max(1, round(float(value)))),
-            ("gpu", int),
-        ):
-            value = job.resources.get(name)
-            if value is not None and not _is_tbd(value):
-                known[name] = read(f"resource {name} of rule {rule}", value, reader)
-        extra = {
-            name: value
-            for name, value in job.resources.items()
-            if not name.startswith("_") and name not in known and not _is_tbd(value)
-        }
-        return Resources(
-            threads=max(1, job.threads),
-            mem_mb=known.get("mem_mb"),
-            disk_mb=known.get("disk_mb"),
-            runtime=known.get("runtime"),
-            gpus=known.get("gpu"),
-            extra=extra,
-            defaulted=frozenset() if job.is_group() else self._defaulted(job.rule),
-        )
-
-    def _defaulted(self, rule: Any) -> frozenset[str]:
-        """Return the resources of a rule that only --default-resources asks for."""
-        defaults = self.workflow.resource_settings.default_resources
-        if defaults is None:
-            return frozenset()
-        return frozenset(
-            name
-            for name in rule.resources
-            if not name.startswith("_")
-            and name in defaults
-            and rule.resources[name].raw == defaults[name].raw
-        )
-
-    def _fill_command(self, job: Any, spec: JobSpec, execution: str) -> None:
-        from .command import NotDirect, capture, why_not_direct
-
-        why = None
-        if execution == "snakemake":
-            why = "asked for (execution=snakemake)"
-        else:
-            why = why_not_direct(job, self.workflow)
-            if why is None:
-                try:
-                    command = capture(job, self.workflow, self._directory(spec))
-                except NotDirect as error:
-                    why = str(error)
-                else:
-                    self._fill_direct(job, spec, command)
-                    return
-            if execution == "direct":
-                raise WorkflowError(
-                    f"Rule {spec.rule} cannot be run directly, as --{self._prefix}-execution or "
-                    f"resource pipen_execution demands: {why}. Use 'auto'."
-                )
-        if (spec.rule, why) not in self._why:
-            self._why.add((spec.rule, why))
-            self.logger.debug(f"Rule {spec.rule} is run by a second Snakemake: {why}.")
-        self._fill_respawned(job, spec)
-
-    def _directory(self, spec: JobSpec) -> str:
-        from .jobdir import JobDir
-
-        assert self.scheduler is not None
-        return JobDir.of("", spec, str(self.scheduler.workdir.mounted)).mounted
-
-    def _fill_direct(self, job: Any, spec: JobSpec, command: Command) -> None:
-        from snakemake.io import is_flagged
-
-        from .command import NODE_TMPDIR
-
-        declared = self.envvars()
-        spec.secret = bool(declared)
-        spec.env = {**_changes(command.env), **declared}
-        spec.script = command.text + "\n"
-        spec.argv = (command.shell,)
-        spec.files = command.files
-        spec.tmpdir_of_node = command.tmpdir_of_node
-        spec.tmpdir_mark = NODE_TMPDIR
-        spec.inputs = tuple(str(file) for file in job.input)
-        kept = [file for file in job.output if not is_flagged(file, "update")]
-        spec.removable = tuple(str(f) for f in kept if not is_flagged(f, "directory"))
-        spec.removable_dirs = tuple(str(f) for f in kept if is_flagged(f, "directory"))
-        spec.outputs = tuple(str(f) for f in job.output if not is_flagged(f, "touch"))
-        precommand = self.workflow.remote_execution_settings.precommand
-        if precommand or not self.is_default_jobscript:
-            self._through_jobscript(job, spec, precommand)
-
-    def _through_jobscript(self, job: Any, spec: JobSpec, precommand: str | None) -> None:
-        """Honour --precommand and --jobscript for a direct job."""
-        files = dict(spec.files)
-        files["job.command"] = spec.script.encode(errors="surrogateescape")
-        command = shlex.join([*spec.argv, f"{self._directory(spec)}/job.command"])
-        spec.files = files
-        spec.argv = ("/bin/sh",)
-        spec.script = f"{precommand} && {command}\n" if precommand else f"{command}\n"
-        if not self.is_default_jobscript:
-            spec.script = self._format_jobscript(job, spec.script.rstrip("\n"))
-
-    def _format_jobscript(self, job: Any, command: str) -> str:
-        try:
-            return str(self.jobscript.format(properties=job.properties(), exec_job=command)) + "\n"
-        except (KeyError, IndexError, ValueError) as error:
-            raise WorkflowError(
-                f"--jobscript cannot be filled in ({error!r}); it may hold {{properties}} and "
-                "{exec_job}, and other braces doubled."
-            ) from error
-
-    def _fill_respawned(self, job: Any, spec: JobSpec) -> None:
-        declared = self.envvars()
-        spec.direct = False
-        spec.secret = bool(declared)
-        spec.env = {**_changes(os.environ), **declared}
-        self._spec_being_filled = spec
-        spec.script = self._format_jobscript(job, self.format_job_exec(job))
-        spec.argv = ("/bin/sh",)
-        members = list(job.jobs) if job.is_group() else [job]
-        code = [(member.rule.shellcmd or member.rule.run_func_src or "") for member in members]
-        spec.files = {
-            **spec.files,
-            "job.properties": (job.properties() + "\n" + "\n".join(code)).encode(),
-        }
-        spec.inputs = tuple(str(file) for file in job.input)
-        # Its own Snakemake waits for inputs and looks after outputs.
+        self._specifier.prepare(self._infos[handle.spec.key].job, handle.spec)
 
     # -- the respawned command line ------------------------------------------------------
 
@@ -454,21 +231,28 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         """Change to the working directory of the workflow."""
         return f"cd {shlex.quote(self.workflow.workdir_init)}"
 
+    def respawn_command(self, job: Any, spec: JobSpec) -> str:
+        """Return the command line of the second Snakemake that runs a job.
+
+        The list of files to wait for goes into the job directory, which outlives this
+        process.
+        """
+        self._respawned = spec
+        return str(self.format_job_exec(job))
+
     def get_job_args(self, job: Any, **_: Any) -> str:
         """Return the arguments for one job.
 
         Other than the base class: all cores that the job asks for, so that
-        ``{threads}`` stays what it is; the list of files to wait for lies in the job
-        directory, which outlives this process.
+        ``{threads}`` stays what it is.
         """
-        threads = max(1, int(job.threads))
-        arguments = RealExecutor.get_job_args(self, job, cores=threads)
+        arguments = RealExecutor.get_job_args(self, job, cores=max(1, int(job.threads)))
         if SharedFSUsage.INPUT_OUTPUT in self.workflow.storage_settings.shared_fs_usage:
             files = [str(file) for file in job.get_wait_for_files()]
             if len(files) > 20:
-                spec = self._spec_being_filled
+                spec = self._respawned
                 spec.files = {**spec.files, "job.waitfor": "\n".join(files).encode() + b"\n"}
-                path = f"{self._directory(spec)}/job.waitfor"
+                path = f"{self._specifier.directory(spec)}/job.waitfor"
                 arguments += " " + format_cli_arg("--wait-for-files-file", path)
             elif files:
                 arguments += " " + format_cli_arg("--wait-for-files", files)
@@ -506,6 +290,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             elif handle.outcome.ok:
                 self.report_job_success(info)
             else:
+                if info.job.is_group():  # Snakemake leaves the message of a group out
+                    self.logger.error(f"{handle.spec.rule}: {self._explain(handle)}")
                 logs = [handle.directory.file("job.stderr"), handle.directory.file("job.stdout")]
                 self.report_job_error(
                     info,
@@ -559,14 +345,11 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         self._settle(job)
 
     def _settle(self, job: Any) -> None:
-        for key, info in self._entries(job):
-            handle = (info.aux or {}).get("handle")
-            if handle is not None:
-                handle.directory.settle()
-            self._infos.pop(key, None)
-
-    def _entries(self, job: Any) -> Iterable[tuple[str, SubmittedJobInfo]]:
-        return [(key, info) for key, info in self._infos.items() if info.job is job]
+        key = self._keys.pop(id(job), None)
+        if key is not None:
+            info = self._infos.pop(key)
+            assert info.aux is not None
+            info.aux["handle"].directory.settle()
 
     def print_job_error(self, job_info: SubmittedJobInfo, msg: Any = None, **kwargs: Any) -> None:
         """Print a failure without the base class's pointer to "the cluster log"."""
@@ -575,25 +358,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         AbstractExecutor.print_job_error(self, job_info, msg, **kwargs)
 
 
-def _is_tbd(value: Any) -> bool:
-    return str(value) == "<TBD>"
-
-
 def _has_content(path: str) -> bool:
     try:
         return os.stat(path).st_size > 0
     except OSError:
         return False
-
-
-def _changes(env: Any) -> dict[str, str | None]:
-    """Return how an environment differs from the one that this process was started with."""
-    changed: dict[str, str | None] = {
-        name: value
-        for name, value in env.items()
-        if ENVIRONMENT_AT_IMPORT.get(name) != value and name.isidentifier()
-    }
-    for name in ENVIRONMENT_AT_IMPORT.keys() - env.keys():
-        if name.isidentifier():
-            changed[name] = None
-    return changed
