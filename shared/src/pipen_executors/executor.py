@@ -249,13 +249,12 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         arguments = RealExecutor.get_job_args(self, job, cores=max(1, int(job.threads)))
         if SharedFSUsage.INPUT_OUTPUT in self.workflow.storage_settings.shared_fs_usage:
             files = [str(file) for file in job.get_wait_for_files()]
-            if len(files) > 20:
+            if files:
+                # Not as arguments: Snakemake does not quote them for a shell.
                 spec = self._respawned
                 spec.files = {**spec.files, "job.waitfor": "\n".join(files).encode() + b"\n"}
                 path = f"{self._specifier.directory(spec)}/job.waitfor"
                 arguments += " " + format_cli_arg("--wait-for-files-file", path)
-            elif files:
-                arguments += " " + format_cli_arg("--wait-for-files", files)
         return str(arguments)
 
     def additional_general_args(self) -> str:
