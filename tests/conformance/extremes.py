@@ -26,9 +26,8 @@ NAMES = [
     "#hash",
     "100%d %s",
     "a&b|c>d<e",
-    "{brace}",
     "!bang",
-    "x" * 150,
+    "".join(f"{n}" for n in range(90)),
 ]
 
 
@@ -100,7 +99,7 @@ class Extremes(ConformanceBase):
             rule long:
                 output: "long.out"
                 params: words=WORDS
-                shell: "for w in {params.words}; do echo $w; done > {output}"
+                shell: "cat > {output} << 'END'\\n{params.words}\\nEND\\n"
             rule many:
                 input: expand("in/{n}.txt", n=range(1500))
                 output: "many.out"
@@ -110,7 +109,7 @@ class Extremes(ConformanceBase):
         for number in range(1500):
             workflow.file(f"in/{number}.txt")
         workflow.run(*self.backend.option("execution", execution)).ok()
-        assert workflow.lines("long.out") == [f"word{n}" for n in range(22000)]
+        assert workflow.read("long.out").split() == [f"word{n}" for n in range(22000)]
         assert workflow.read("many.out").strip() == "1500"
 
     def test_50_MB_on_stdout(self, workflow: Workflow) -> None:
@@ -121,12 +120,12 @@ class Extremes(ConformanceBase):
                 input: "good.out", "bad.out"
             rule good:
                 output: "good.out"
-                shell: "yes 0123456789abcde | head -c 50000000; touch {output}"
+                shell: "head -c 50000000 /dev/zero | tr '\\\\0' x; touch {output}"
             rule bad:
                 output: "bad.out"
                 shell:
-                    "head -c 5000000 /dev/zero | tr '\\\\0' x >&2; printf '\\\\nlast\\\\xff words' >&2; "
-                    "exit 3"
+                    "head -c 5000000 /dev/zero | tr '\\\\0' x >&2; "
+                    "printf '\\\\nlast\\\\xff words' >&2; exit 3"
             """
         )
         result = workflow.run("--keep-going").failed()

@@ -202,8 +202,12 @@ class Result:
         return self
 
     def line(self, *texts: str) -> str:
-        """Return the one line of the output that has all the texts."""
-        lines = [line for line in self.text.splitlines() if all(text in line for text in texts)]
+        """Return the one line of the output that has all the texts, beside the command line."""
+        lines = [
+            line
+            for line in self.text.splitlines()
+            if all(text in line for text in texts) and not line.startswith("  Command: ")
+        ]
         assert len(set(lines)) == 1, f"{len(lines)} lines have {texts}:\n{self.text}"
         return lines[0]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from .base import ConformanceBase
 from .harness import Workflow
 
-_NAMES = (
-    "on_init on_shutdown on_job_init on_job_queued on_job_submitting on_job_submitted "
-    "on_job_started on_job_killing on_job_killed on_job_failed on_job_succeeded"
-).split()
+_NAMES = [
+    *("on_init", "on_shutdown"),
+    *("on_job_init", "on_job_queued", "on_job_submitting", "on_job_submitted", "on_job_started"),
+    *("on_job_killing", "on_job_killed", "on_job_failed", "on_job_succeeded"),
+]
 
 RECORDER = "\n".join(
     [
@@ -72,10 +73,10 @@ class Recorder:
         note('on_job_started', job.metadir.joinpath('job.script').is_file())
     @plugin.impl
     async def on_job_failed(scheduler, job):
-        note('on_job_failed', job.rc)
+        note('on_job_failed', await job.get_rc())
     @plugin.impl
     async def on_job_succeeded(scheduler, job):
-        note('on_job_succeeded', job.rc)
+        note('on_job_succeeded', await job.get_rc())
     @plugin.impl
     def on_jobcmd_prep(scheduler, job):
         return 'export FROM_XQUTE=xqute'

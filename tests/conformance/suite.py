@@ -12,6 +12,7 @@ from .environment import Environment, Scripts
 from .extremes import Extremes
 from .hooking import Hooks
 from .kinds import Code, Kinds, Outputs
+from .settings import BadSettings, Execution, GoodSettings, Metadata
 from .strategies import Halt, KeepGoing, Retries
 
 
@@ -30,5 +31,9 @@ class ExecutorConformance(
     Scripts,
     Hooks,
     Extremes,
+    BadSettings,
+    GoodSettings,
+    Execution,
+    Metadata,
 ):
     """All parts; a backend sets ``__test__ = True`` and ``backend``."""
