@@ -1,9 +1,13 @@
 """Errors that schedulers and settings raise, and what each asks of the caller."""
 
-from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_common.exceptions import ApiError
 
 
-class SettingError(WorkflowError):
+class UserError(ApiError):
+    """Something that the user can mend; Snakemake shows it as one line, without a traceback."""
+
+
+class SettingError(UserError):
     """A setting or a resource of a rule has a value that cannot be right.
 
     Parameters

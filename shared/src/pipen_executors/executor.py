@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import AbstractExecutor, SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
@@ -73,7 +72,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         try:
             prepare_root(root)
         except OSError as error:
-            raise WorkflowError(
+            raise UserError(
                 f"--{self._prefix}-workdir: the job directories cannot be kept in {root}: {error}"
             ) from error
         hooks = Hooks(
@@ -96,7 +95,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         try:
             self.engine.start()
         except SchedulerError as error:
-            raise WorkflowError(f"{self._prefix} cannot be used: {error}") from error
+            raise UserError(f"{self._prefix} cannot be used: {error}") from error
 
     def shutdown(self) -> None:
         """Stop the engine; called when no job is left, or when the engine is broken."""
@@ -316,7 +315,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         """End the run with the error of one job (error strategy 'halt')."""
         assert handle.outcome is not None
         self.workflow.scheduler.executor_error_callback(
-            WorkflowError(
+            UserError(
                 f"Rule {handle.spec.rule} failed ({handle.outcome.describe()}) and its error "
                 "strategy is 'halt'; all other jobs have been cancelled."
             )

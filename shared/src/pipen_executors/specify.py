@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from snakemake.exceptions import WorkflowError
 from snakemake.io import is_flagged
 
 from .command import NODE_TMPDIR, NotDirect, capture, why_not_direct
-from .exceptions import SettingError
+from .exceptions import SettingError, UserError
 from .group import group_script, prepare_group, why_group_not_direct
 from .jobdir import JobDir
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
@@ -116,8 +115,8 @@ class Specifier:
             return value
         return read(f"resource {name} of rule {rule}", value, reader)
 
-    def _cannot_be_direct(self, rule: str, why: str) -> WorkflowError:
-        return WorkflowError(
+    def _cannot_be_direct(self, rule: str, why: str) -> UserError:
+        return UserError(
             f"Rule {rule} cannot be run directly, as --{self._prefix}-execution or resource "
             f"pipen_execution demands: {why}. Use 'auto'."
         )
@@ -318,7 +317,7 @@ class Specifier:
         try:
             return str(template.format(properties=job.properties(), exec_job=command)) + "\n"
         except (KeyError, IndexError, ValueError) as error:
-            raise WorkflowError(
+            raise UserError(
                 f"--jobscript cannot be filled in ({error!r}); it may hold {{properties}} and "
                 "{exec_job}, and other braces doubled."
             ) from error
