@@ -19,7 +19,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
-from .exceptions import SchedulerError
+from .exceptions import SchedulerError, UserError
 from .settings import (
     Checked,
     check,
