@@ -39,8 +39,9 @@ T = TypeVar("T")
 
 _FIRST_QUERY: Final = 2.0
 _QUERY_GROWTH: Final = 1.5
-_REPORT_BATCH: Final = 0.005
+_REPORT_BATCH: Final = 0.03
 _KILL_PATIENCE: Final = 300.0
+_MANY: Final = 20
 _EXPLAIN_PAUSE: Final = 1.0
 _LIMIT_PAUSE: Final = (4.0, 8.0)
 _NOT_SUBMITTED: Final = "before it was submitted"
@@ -251,7 +252,7 @@ class Engine:
     async def _persist(
         self, ask: Callable[[Sequence[Job]], Awaitable[T]], jobs: Sequence[Job], patience: float
     ) -> T:
-        """Ask the scheduler, again with back-off (to a minute, with jitter) while it is away.
+        """Ask the scheduler, again with back-off (to half a minute, with jitter) while it is away.
 
         Raises
         ------
@@ -266,7 +267,7 @@ class Engine:
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(TransientError),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=60, min=0.3),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=30, min=0.3),
             stop=tenacity.stop_after_delay(patience),
             before_sleep=tell,
             reraise=True,
@@ -470,6 +471,7 @@ class Engine:
             return False
         self._client.on_message(f"Job {job.spec.rule} ({job.jid}) ended meanwhile; collected.")
         self._client.on_submitted(job)
+        self.scheduler.take_in_events([f"{job.event_key}.start", f"{job.event_key}.end.0"])
         job.settling = True
         self._finish_soon(job, outcome_of(0))
         return True
@@ -617,8 +619,6 @@ class Engine:
             return
         killed = job.state is JobState.KILLING
         job.set_state(JobState.FINISHED if outcome.ok else JobState.FAILED)
-        if job.ended is not None:
-            job.ended.set()
         self._spawn(self._tell_end(job, killed))
 
     def _wants_retry(self, job: Job) -> bool:
@@ -668,10 +668,15 @@ class Engine:
             self._client.on_halt(job)
 
     async def _report(self) -> None:
-        """Hand over results in batches: the client pays for each hand-over, not each job."""
+        """Hand over results in batches: the client pays for each hand-over, not each job.
+
+        Snakemake runs its ILP solver, some 30 ms, before it starts the next jobs. A job
+        after which nothing else is under way waits for no other.
+        """
         while True:
             await self._wake_reporter.wait()
-            await asyncio.sleep(_REPORT_BATCH)
+            if any(job.state in _ACTIVE for job in self._jobs.values()):
+                await asyncio.sleep(_REPORT_BATCH)
             self._wake_reporter.clear()
             self._flush()
 
@@ -758,13 +763,24 @@ class Engine:
         for job in queued:
             job.set_state(JobState.KILLING)
             self._end(job, Outcome(ExitReason.CANCELLED, detail=_NOT_SUBMITTED))
-        jobs = self._active()
-        for job in jobs:
-            job.ended = asyncio.Event()
+        jobs = [job for job in self._active() if not _has_ended(job)]
+        if len(jobs) > _MANY:
+            self._client.on_message(f"Cancelling {len(jobs)} jobs …")
         chunk = self.scheduler.kill_chunk
-        for start in range(0, len(jobs), chunk):
-            await self._kill(jobs[start : start + chunk])
-        waiting = [job for job in jobs if job.state is JobState.KILLING]
+        try:
+            for start in range(0, len(jobs), chunk):
+                await self._kill(jobs[start : start + chunk])
+            async with asyncio.timeout(_KILL_PATIENCE):
+                await self._until_killed([job for job in jobs if job.state is JobState.KILLING])
+        except (SchedulerError, TimeoutError) as error:
+            left = [job.jid for job in jobs if job.state is JobState.KILLING and job.jid]
+            shown = ", ".join(left[:20]) + (" …" if len(left) > 20 else "")
+            why = str(error) or f"no end of them in {_KILL_PATIENCE:g} s"
+            self._warn(f"{len(left)} jobs may still be there ({why}): {shown}")
+
+    async def _until_killed(self, waiting: list[Job]) -> None:
+        """Wait until jobs that were killed have ended, by their own word or the scheduler's."""
+        pause = 0.05
         while waiting:
             with contextlib.suppress(TransientError):
                 present = await self.scheduler.query_jobs([job for job in waiting if job.jid])
@@ -774,7 +790,8 @@ class Engine:
                         self._end(job, Outcome(ExitReason.CANCELLED, detail="by this run"))
             waiting = [job for job in waiting if job.state is JobState.KILLING]
             if waiting:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.6, 2.0)
 
     async def _kill(self, jobs: Sequence[Job]) -> None:
         chosen = []
