@@ -65,6 +65,9 @@ class JobSpec:
         node has.
     secret
         Whether ``env`` holds values the workflow declared with ``envvars:``.
+    volatile
+        Texts in script and files that are others in every run, and no part of what the
+        job does.
     inputs
         Files that must be visible on the node before the command starts.
     outputs
@@ -99,6 +102,7 @@ class JobSpec:
     direct: bool = True
     env: Mapping[str, str | None] = field(default_factory=dict)
     secret: bool = False
+    volatile: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     removable: tuple[str, ...] = ()
@@ -132,9 +136,11 @@ class JobSpec:
         another fingerprint the rule or its inputs have changed in between.
         """
         digest = hashlib.sha256()
-        for part in (*self.argv, self.script, self.cwd, *self.files):
+        for part in (*self.argv, self.cwd, *self.files):
             digest.update(part.encode(errors="surrogateescape") + b"\0")
-        for content in self.files.values():
+        for content in (self.script.encode(errors="surrogateescape"), *self.files.values()):
+            for text in self.volatile:
+                content = content.replace(text.encode(errors="surrogateescape"), b"")
             digest.update(content + b"\0")
         for path in self.inputs:
             try:
