@@ -144,8 +144,16 @@ class Specifier:
                     f"Rule {spec.rule} is run by a second Snakemake: {why}."
                 )
             self._fill_respawned(job, spec)
+        spec.volatile = self._volatile(job)
         self._scheduler.check(spec)
         return spec
+
+    def _volatile(self, job: Any) -> tuple[str, ...]:
+        """Return what is another in every run: a directory of Snakemake's, numbers of jobs."""
+        cache = str(self._workflow.sourcecache.runtime_cache_path)
+        if job.is_group():
+            return cache, str(job.jobid), str(job.groupid)
+        return cache, f'"jobid": {job.jobid}'
 
     def _outline(self, job: Any) -> tuple[JobSpec, str]:
         """Return the specification of a job without its command, and how it is to run."""
