@@ -13,7 +13,7 @@ from .kinds import BOTH
 NAMES = [
     "two  words",
     "it's",
-    'say "hi"',
+    'say "hi" now',
     "$HOME",
     "$(touch injected)",
     "`touch injected`",

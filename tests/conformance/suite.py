@@ -12,6 +12,7 @@ from .environment import Environment, Scripts
 from .extremes import Extremes
 from .hooking import Hooks
 from .kinds import Code, Kinds, Outputs
+from .resuming import Resuming
 from .settings import BadSettings, Execution, GoodSettings, Metadata
 from .strategies import Halt, KeepGoing, Retries
 
@@ -35,5 +36,6 @@ class ExecutorConformance(
     GoodSettings,
     Execution,
     Metadata,
+    Resuming,
 ):
     """All parts; a backend sets ``__test__ = True`` and ``backend``."""
