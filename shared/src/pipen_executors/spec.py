@@ -138,7 +138,9 @@ class JobSpec:
         digest = hashlib.sha256()
         for part in (*self.argv, self.cwd, *self.files):
             digest.update(part.encode(errors="surrogateescape") + b"\0")
-        for content in (self.script.encode(errors="surrogateescape"), *self.files.values()):
+        # The second Snakemake's command line has sets in it, in any order.
+        script = self.script if self.direct else "\n".join(sorted(self.script.split()))
+        for content in (script.encode(errors="surrogateescape"), *self.files.values()):
             for text in self.volatile:
                 content = content.replace(text.encode(errors="surrogateescape"), b"")
             digest.update(content + b"\0")
