@@ -43,6 +43,7 @@ _REPORT_BATCH: Final = 0.03
 _KILL_PATIENCE: Final = 300.0
 _MANY: Final = 20
 _EXPLAIN_PAUSE: Final = 1.0
+_LONGEST_EXPLAIN_PAUSE: Final = 5.0
 _LIMIT_PAUSE: Final = (4.0, 8.0)
 _NOT_SUBMITTED: Final = "before it was submitted"
 _ACTIVE: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
@@ -99,7 +100,8 @@ class Limits:
     submit_patience: float = 3600
 
 
-_NOT_ENDED: Final = Outcome(ExitReason.COMPLETED)
+_NOTHING: Final = Outcome(ExitReason.LOST)
+"""Stands for the scheduler's knowing nothing of a job's end."""
 
 
 @dataclass(slots=True)
@@ -385,9 +387,7 @@ class Engine:
 
     def _submit_later(self, job: Job, why: TransientError) -> None:
         """Put a job back that the scheduler does not take for now (a limit of its own)."""
-        if str(why) not in self._told:
-            self._told.add(str(why))
-            self._warn(f"{why}; waiting until it takes more")
+        self._warn_once(f"{why}; waiting until it takes more")
         if job.state is JobState.SUBMITTED:
             job.set_state(JobState.QUEUED)
             self._queue.append(job)
@@ -569,13 +569,14 @@ class Engine:
             self._unexplained[job] = question
             self._wake_explainer.set()
             answer = await question.answer
-            if answer is _NOT_ENDED:
+            if answer is None:
                 job.settling = False
                 job.set_state(JobState.SUBMITTED)
                 job.seen = time.monotonic()
                 self._warn(f"Job {job.spec.rule} ({job.jid}) was requeued by the scheduler.")
                 return
-            outcome = answer or outcome
+            if answer is not _NOTHING:
+                outcome = answer
         self._end(job, outcome)
 
     async def _explain_together(self) -> None:
@@ -585,29 +586,35 @@ class Engine:
         as long as the scheduler says that makes sense. While accounting cannot be
         reached, a job that left nothing is not given up.
         """
+        pause = _EXPLAIN_PAUSE
         while True:
             await self._wake_explainer.wait()
             await asyncio.sleep(_REPORT_BATCH)
             self._wake_explainer.clear()
             jobs = list(self._unexplained)
-            reached = True
             try:
                 known = await self.scheduler.explain_jobs(jobs)
             except TransientError as error:
-                self._warn(f"{error}; asking again")
-                known, reached = {}, False
+                known = dict.fromkeys(jobs, error)
+            for text in {str(a) for a in known.values() if isinstance(a, TransientError)}:
+                self._warn_once(f"{text}; asking again")
             now = time.monotonic()
             for job in jobs:
                 question = self._unexplained[job]
-                if reached or not question.lost:
-                    question.first_asked = question.first_asked or now
-                    waited = now - question.first_asked
-                    if job in known or waited >= self.scheduler.accounting_lag:
-                        del self._unexplained[job]
-                        ended = known.get(job, Outcome(ExitReason.LOST)) is not None
-                        question.answer.set_result(known.get(job) if ended else _NOT_ENDED)
+                answer = known.get(job, _NOTHING)
+                if isinstance(answer, TransientError):
+                    if question.lost:
+                        continue
+                    answer = _NOTHING
+                question.first_asked = question.first_asked or now
+                waited = now - question.first_asked
+                if answer is not _NOTHING or waited >= self.scheduler.accounting_lag:
+                    del self._unexplained[job]
+                    question.answer.set_result(answer)
+                    pause = _EXPLAIN_PAUSE
             if self._unexplained:
-                asyncio.get_running_loop().call_later(_EXPLAIN_PAUSE, self._wake_explainer.set)
+                asyncio.get_running_loop().call_later(pause, self._wake_explainer.set)
+                pause = min(pause * 1.5, _LONGEST_EXPLAIN_PAUSE)
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         """Settle an attempt: retry, halt, or hand the result to the client."""
@@ -802,6 +809,11 @@ class Engine:
         submitted = [job for job in chosen if job.jid]
         if submitted:
             await self._persist(self.scheduler.kill_jobs, submitted, _KILL_PATIENCE)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._warn(text)
 
     def _warn(self, text: str) -> None:
         self._client.on_message(text, warning=True)

@@ -17,7 +17,7 @@ asyncio.set_event_loop_policy(_policy)
 from xqute.plugin import plugin as xqute_plugin  # noqa: E402
 
 from .events import DirectoryEvents  # noqa: E402
-from .exceptions import SchedulerError  # noqa: E402
+from .exceptions import SchedulerError, TransientError  # noqa: E402
 from .job import Job  # noqa: E402
 from .jobdir import EVENTS  # noqa: E402
 from .spec import JobSpec  # noqa: E402
@@ -130,11 +130,14 @@ class SchedulerPostInit(Base):
             answers[job] = Report(Presence.RUNNING if running else Presence.GONE)
         return answers
 
-    async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome | None]:
+    async def explain_jobs(
+        self, jobs: Sequence[Job]
+    ) -> Mapping[Job, Outcome | TransientError | None]:
         """Say how jobs ended that left no exit status or died of a signal.
 
         Asked once for all of them; jobs of which nothing is known are left out. None
-        says that a job has not ended, because the scheduler runs it once more.
+        says that a job has not ended, because the scheduler runs it once more; a
+        :class:`TransientError`, that for this job whoever knows could not be asked.
 
         Raises
         ------

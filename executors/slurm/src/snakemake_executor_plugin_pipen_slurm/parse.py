@@ -6,6 +6,7 @@ and later.
 
 from __future__ import annotations
 
+import pwd
 import re
 import signal
 from collections.abc import Iterable, Mapping
@@ -96,14 +97,8 @@ _TRANSIENT: Final = (
     "slurm_persist_conn",
     "protocol authentication error",
 )
-_LIMIT: Final = (
-    "job submit limit",
-    "submitjoblimit",
-    "maxsubmitjob",
-    "maximum number of jobs",
-    "job limit",
-    "unable to accept job",
-)
+_POLICY: Final = "violates accounting/qos policy"
+_FULL: Final = "temporarily unable to accept job"
 
 
 class LimitReached(TransientError):
@@ -123,11 +118,21 @@ def refusal(text: str, command: str) -> SchedulerError:
     lines = [line.split("error: ", 1)[-1].strip() for line in text.splitlines() if line.strip()]
     said = "; ".join(dict.fromkeys(lines)) or "no reason given"
     lowered = said.lower()
-    if any(phrase in lowered for phrase in _LIMIT):
+    if _FULL in lowered or (_POLICY in lowered and _is_submit_limit(lines)):
         return LimitReached(f"{command}: {said}")
     if any(phrase in lowered for phrase in _TRANSIENT):
         return TransientError(f"{command}: {said}")
     return SchedulerError(f"{command}: {said}")
+
+
+def _is_submit_limit(lines: Iterable[str]) -> bool:
+    """Tell whether a policy is violated by the number of jobs, which passes.
+
+    sbatch names the limit on a line of its own (``AssocMaxSubmitJobLimit``). Others forbid
+    the job itself, where the QOS has DenyOnLimit (sacctmgr(1)).
+    """
+    names = [line for line in lines if re.fullmatch(r"\w+", line)]
+    return not names or any("submit" in name.lower() for name in names)
 
 
 def submitted_id(text: str) -> tuple[str, str]:
@@ -215,7 +220,7 @@ def ending(state: str, exit_code: str = "", nodes: str = "") -> Outcome | None:
         rc = 128 + int(number)
     detail = f"Slurm says {word}"
     if rest.startswith("by "):
-        detail += f" by user {rest[3:]}"
+        detail += f" by {_user(rest[3:])}"
     if nodes and nodes != "None assigned":
         detail += f" on {nodes}"
     if reason is ExitReason.LAUNCH_FAILURE and number.isdigit() and 0 < int(number) < 32:
@@ -226,6 +231,13 @@ def ending(state: str, exit_code: str = "", nodes: str = "") -> Outcome | None:
     return Outcome(reason, rc, detail)
 
 
+def _user(uid: str) -> str:
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except (KeyError, ValueError):
+        return f"user {uid}"
+
+
 _STEP_MESSAGES: Final = (
     (
         re.compile(r"exceeded memory limit|oom[-_ ]kill|Exceeded job memory"),
@@ -234,8 +246,12 @@ _STEP_MESSAGES: Final = (
     (re.compile(r"DUE TO TIME LIMIT"), ExitReason.TIMEOUT),
     (re.compile(r"DUE TO PREEMPTION"), ExitReason.PREEMPTED),
     (re.compile(r"DUE TO NODE FAIL"), ExitReason.NODE_FAILURE),
+    (re.compile(r"CANCELLED AT"), ExitReason.CANCELLED),
 )
-"""What slurmstepd writes into a job's output before it ends the job."""
+"""What slurmstepd writes into a job's output before it ends the job, the most telling first."""
+
+FINAL: Final = (ExitReason.OUT_OF_MEMORY, ExitReason.TIMEOUT)
+"""What slurmstepd says of jobs that Slurm does not requeue."""
 
 
 def step_message(text: str) -> Outcome | None:

@@ -22,10 +22,11 @@ from pipen_executors.jobdir import tail
 from pipen_executors.process import run
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
-from pipen_executors.states import ExitReason, Outcome, Presence, Report
+from pipen_executors.states import ExitReason, Outcome, Report
 
 from . import parse
 from .directives import command_line, sbatch_options
+from .ends import Facts, Standing, from_queue, refine, wants_accounting
 from .partitions import Partition, choose
 
 _IDS_PER_QUERY = 200
@@ -108,8 +109,9 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         options = sbatch_options(spec)
         if self._partitions and "partition" not in options:
             options["partition"] = choose(self._partitions, spec, options)
-        if self._failed_nodes and "exclude" not in options:
-            options["exclude"] = ",".join(sorted(self._failed_nodes))
+        if self._failed_nodes:
+            given = [options["exclude"]] if "exclude" in options else []
+            options["exclude"] = ",".join([*given, *sorted(self._failed_nodes)])
         return options
 
     def batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
@@ -219,34 +221,63 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
             reports[job] = Report(entry.presence, entry.reason, outcome)
         return reports
 
-    async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome | None]:
-        """Say how jobs ended: what slurmctld still remembers, then accounting.
+    async def explain_jobs(
+        self, jobs: Sequence[Job]
+    ) -> Mapping[Job, Outcome | TransientError | None]:
+        """Say how jobs ended: slurmstepd's words, squeue's memory, then accounting.
 
-        A job that was requeued by Slurm has not ended.
+        None says that Slurm has requeued the job.
         """
-        known: dict[Job, Outcome | None] = {}
+        said = {job: parse.step_message(self._step_log(job)) for job in jobs}
+        try:
+            entries = await self._queue(jobs, ended_too=True)
+        except TransientError as error:
+            return {
+                job: hint if hint is not None and hint.reason in parse.FINAL else error
+                for job, hint in said.items()
+            }
+        facts, answers, nodes = {}, {}, {}
         for job in jobs:
-            if (outcome := parse.step_message(self._step_log(job))) is not None:
-                known[job] = outcome
-        for job, entry in (await self._queue(jobs, ended_too=True)).items():
-            if entry.state != "COMPLETING" and entry.presence is not Presence.GONE:
+            info = job.directory.info(job.token)
+            facts[job] = Facts(entries.get(job), said[job], job.directory.rc(), bool(info))
+            answers[job] = from_queue(facts[job])
+            nodes[job] = entries[job].nodes if job in entries else info.get("node", "")
+        unclear = [
+            job
+            for job, answer in answers.items()
+            if not isinstance(answer, Standing) and wants_accounting(answer, facts[job])
+        ]
+        unreached: dict[Job, TransientError] = {}
+        if unclear and await self._has_accounting():
+            try:
+                answers |= await self._accounting(unclear)
+            except TransientError as error:
+                unreached = {job: error for job in unclear if answers[job] is None}
+        known: dict[Job, Outcome | TransientError | None] = dict(unreached)
+        for job, answer in answers.items():
+            if answer is Standing.AGAIN:
                 known[job] = None
-            elif job not in known:
-                ended = parse.ending(entry.state, nodes=entry.nodes)
-                if ended is not None:
-                    known[job] = ended
-        rest = [job for job in jobs if job not in known]
-        if rest and await self._has_accounting():
-            for cluster, members in by_cluster(rest).items():
-                words = [self.sacct, "-X", "--noheader", "--parsable2"]
-                words += [f"--format={parse.SACCT_FORMAT}", f"--jobs={','.join(members.values())}"]
-                if cluster:
-                    words.append(f"--clusters={cluster}")
-                ends = parse.accounting(await self._command(*words))
+            elif isinstance(answer, Outcome):
+                known[job] = refine(answer, facts[job])
+                self._note_nodes(answer, nodes[job])
+        return known
+
+    async def _accounting(self, jobs: Sequence[Job]) -> dict[Job, Outcome]:
+        """Ask sacct how jobs ended; those of which it has not heard are left out."""
+        known: dict[Job, Outcome] = {}
+        for cluster, members in by_cluster(jobs).items():
+            words = [self.sacct, "-X", "--noheader", "--parsable2"]
+            words += [f"--format={parse.SACCT_FORMAT}"]
+            if cluster:
+                words.append(f"--clusters={cluster}")
+            for ids in in_chunks(sorted(members.values()), _IDS_PER_QUERY):
+                try:
+                    said = await self._command(*words, f"--jobs={','.join(ids)}")
+                except SchedulerError as error:
+                    raise TransientError(str(error)) from None
+                ends = parse.accounting(said)
                 known |= {job: ends[jid] for job, jid in members.items() if jid in ends}
-        for job, outcome in known.items():
-            self._note_node(job, outcome)
-        return {job: self._refine(job, outcome) for job, outcome in known.items()}
+        return known
 
     def _step_log(self, job: Job) -> str:
         """Return what slurmstepd wrote into the output of a job."""
@@ -264,20 +295,10 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         kind = (await self._configuration()).get("AccountingStorageType", "")
         return not kind.endswith("none") and bool(kind)
 
-    def _note_node(self, job: Job, outcome: Outcome | None) -> None:
+    def _note_nodes(self, outcome: Outcome, nodes: str) -> None:
         failures = (ExitReason.NODE_FAILURE, ExitReason.LAUNCH_FAILURE)
-        if self._exclude and outcome is not None and outcome.reason in failures:
-            node = job.directory.info(job.token).get("node", "")
-            self._failed_nodes |= {node} if node else set()
-
-    def _refine(self, job: Job, outcome: Outcome | None) -> Outcome | None:
-        """Keep the command's own exit status where the job left one."""
-        if outcome is None:
-            return None
-        rc = job.directory.rc()
-        if rc is not None and outcome.reason in (ExitReason.LAUNCH_FAILURE, ExitReason.LOST):
-            return Outcome(ExitReason.SIGNAL, rc, outcome.detail)
-        return Outcome(outcome.reason, rc if rc is not None else outcome.rc, outcome.detail)
+        if self._exclude and nodes and outcome.reason in failures:
+            self._failed_nodes.add(nodes)
 
     # -- cancellation --------------------------------------------------------------------
 
@@ -307,3 +328,8 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
     """
     kept = ("SLURM_CONF", "SLURM_TIME_FORMAT")
     return {k: v for k, v in env.items() if not k.startswith("SLURM_") or k in kept}
+
+
+def in_chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    """Divide a sequence, so that no command line becomes too long."""
+    return (items[start : start + size] for start in range(0, len(items), size))
