@@ -130,16 +130,22 @@ class DirectoryEvents:
         self._told.set()
 
     async def names(self) -> AsyncIterator[Sequence[str]]:
-        """Yield what the directory holds whenever there may be something new."""
+        """Yield the names that were not there at the last look, as soon as there are any.
+
+        Events that nobody takes in (of another run in the same directory) stay, and do
+        not keep this one looking.
+        """
         interval = _SHORTEST
+        seen: set[str] = set()
         while True:
             self._told.clear()
-            names = os.listdir(self._directory)
-            if names:
+            there = set(os.listdir(self._directory))
+            if new := sorted(there - seen):
                 interval = _SHORTEST
-                yield names
+                yield new
             else:
                 interval = min(interval * _GROWTH, _LONGEST)
+            seen = there
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SAFETY_NET if self._inotify else interval):
                     await self._told.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from xqute import Job as XquteJob
@@ -32,7 +31,6 @@ class Job(XquteJob):
 
     __slots__ = (
         "directory",
-        "ended",
         "fingerprint",
         "outcome",
         "reason",
@@ -62,7 +60,6 @@ class Job(XquteJob):
         self.reason = ""
         self.record: Record | None = None
         self.outcome: Outcome | None = None
-        self.ended: asyncio.Event | None = None
         self.seen = 0.0
         self.settling = False
         self.started_told = False
