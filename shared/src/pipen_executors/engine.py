@@ -147,6 +147,7 @@ class Engine:
         self._queue: list[Job] = []
         self._ended: list[Job] = []
         self._told: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._unexplained: dict[Job, _Question] = {}
         self._count = 0
         self._halted = False
@@ -226,22 +227,20 @@ class Engine:
         await self.scheduler.start()
         self._tell_run("on_init")
         self._ready.set()
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            workers = [
-                group.create_task(self._guard(work()))
-                for work in (
-                    self._dispatch,
-                    self._listen,
-                    self._reconcile,
-                    self._explain_together,
-                    self._report,
-                )
-            ]
-            await self._stop.wait()
-            self._flush()
-            for worker in workers:
-                worker.cancel()
+        for work in (
+            self._dispatch,
+            self._listen,
+            self._reconcile,
+            self._explain_together,
+            self._report,
+        ):
+            self._spawn(work())
+        await self._stop.wait()
+        self._flush()
+        # What is left has nobody to tell: questions about jobs that have been ended.
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tell_run("on_shutdown")
         await self.scheduler.stop()
 
@@ -277,7 +276,9 @@ class Engine:
         return await retrying(ask, jobs)
 
     def _spawn(self, work: Awaitable[None]) -> None:
-        self._group.create_task(self._guard(work))
+        task = self._loop.create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """Keep the loop alive when one piece of work breaks, so that jobs can be ended."""
