@@ -1,0 +1,35 @@
+"""The workflows that are run, as text."""
+
+from __future__ import annotations
+
+RESOURCES = "resources: mem_mb=100, runtime=10"
+
+
+def independent(count: int, shell: str = "echo {wildcards.i} > {output}", more: str = "") -> str:
+    """Return a workflow of jobs that do not depend on each other."""
+    return f"""
+rule all:
+    input: expand("out/{{i}}.txt", i=range({count}))
+rule one:
+    output: "out/{{i}}.txt"
+    {more}
+    shell: {shell!r}
+"""
+
+
+def chain(length: int, more: str = "") -> str:
+    """Return a workflow in which each job needs the one before it."""
+    return f"""
+rule all:
+    input: "out/{length - 1}.txt"
+rule one:
+    input: lambda w: f"out/{{int(w.i) - 1}}.txt" if int(w.i) else []
+    output: "out/{{i}}.txt"
+    {more}
+    shell: "echo {{wildcards.i}} > {{output}}"
+"""
+
+
+def outputs(count: int) -> list[str]:
+    """Return the files that either of them makes."""
+    return [f"out/{number}.txt" for number in range(count)]
