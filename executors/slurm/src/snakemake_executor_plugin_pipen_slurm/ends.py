@@ -61,13 +61,13 @@ def from_queue(facts: Facts) -> Outcome | Standing | None:
     return said
 
 
-def wants_accounting(outcome: Outcome | None, facts: Facts) -> bool:
-    """Tell whether sacct knows more: how it failed, and who cancelled it."""
-    if outcome is None:
+def wants_accounting(answer: Outcome | Standing | None, facts: Facts) -> bool:
+    """Tell whether sacct knows more: how a job failed, and who cancelled it."""
+    if isinstance(answer, Standing):
+        return False
+    if answer is not None and answer.reason is ExitReason.CANCELLED:
         return True
-    if outcome.reason is ExitReason.CANCELLED:
-        return True
-    return _is_vague(outcome) and facts.rc is None
+    return _is_vague(answer) and facts.rc is None
 
 
 def refine(outcome: Outcome, facts: Facts) -> Outcome:

@@ -164,10 +164,16 @@ class QueueEntry:
         return PRESENCE.get(self.state, Presence.GONE)
 
     @property
-    def can_never_run(self) -> bool:
-        """Whether the job waits for what will not come."""
-        words = re.split(r"[ ,(]", self.reason, maxsplit=1)
-        return self.presence is Presence.PENDING and words[0] in NEVER
+    def dead_end(self) -> Outcome | None:
+        """What becomes of a job that waits for what will not come; None for all others."""
+        if self.presence is not Presence.PENDING:
+            return None
+        if self.reason.replace("_", " ").startswith("launch failed requeued held"):
+            return Outcome(ExitReason.LAUNCH_FAILURE, detail=f"Slurm says {self.reason}")
+        word = re.split(r"[ ,(]", self.reason, maxsplit=1)[0]
+        if word in NEVER:
+            return Outcome(ExitReason.UNSCHEDULABLE, detail=f"Slurm says {self.reason}")
+        return None
 
 
 def queue(text: str) -> dict[str, QueueEntry]:
@@ -270,6 +276,13 @@ def configuration(text: str) -> dict[str, str]:
     """Read ``scontrol show config``."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def largest_array(config: Mapping[str, str]) -> int:
+    """Return how many tasks an array may have (slurm.conf(5), MaxArraySize)."""
+    limits = [config.get("MaxArraySize", "")]
+    limits += re.findall(r"max_array_tasks=(\d+)", config.get("SchedulerParameters", ""))
+    return min((int(limit) for limit in limits if limit.isdigit()), default=1001) or 1
 
 
 def compress(jids: Iterable[str], whole: Mapping[str, int]) -> list[str]:
