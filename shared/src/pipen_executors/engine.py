@@ -221,6 +221,7 @@ class Engine:
         self._wake_reporter = asyncio.Event()
         self._wake_reconciler = asyncio.Event()
         self._wake_explainer = asyncio.Event()
+        self._cancel_asked = asyncio.Event()
         self._submitters = asyncio.Semaphore(self._limits.submitters)
         rate = self._limits.submit_rate
         self._limiter = AsyncLimiter(*rate) if rate else None
@@ -251,9 +252,16 @@ class Engine:
         self._hooks.call_xqute(name, run, *more)
 
     async def _persist(
-        self, ask: Callable[[Sequence[Job]], Awaitable[T]], jobs: Sequence[Job], patience: float
+        self,
+        ask: Callable[[Sequence[Job]], Awaitable[T]],
+        jobs: Sequence[Job],
+        patience: float,
+        *,
+        unless: asyncio.Event | None = None,
     ) -> T:
-        """Ask the scheduler, again with back-off (to half a minute, with jitter) while it is away.
+        """Ask the scheduler, again with back-off (with jitter) while it is away.
+
+        The event ``unless`` ends the waiting early.
 
         Raises
         ------
@@ -266,10 +274,17 @@ class Engine:
                 assert state.outcome is not None
                 self._warn(f"{state.outcome.exception()}; trying again")
 
+        async def pause(seconds: float) -> None:
+            event = unless or asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), seconds)
+                raise TransientError("given up")
+
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(TransientError),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=30, min=0.3),
             stop=tenacity.stop_after_delay(patience),
+            sleep=pause,
             before_sleep=tell,
             reraise=True,
         )
@@ -364,17 +379,23 @@ class Engine:
             try:
                 answers = dict(
                     await self._persist(
-                        self.scheduler.submit_jobs, ready, self._limits.submit_patience
+                        self.scheduler.submit_jobs,
+                        ready,
+                        self._limits.submit_patience,
+                        unless=self._cancel_asked,
                     )
                 )
             except SchedulerError as error:
                 answers = {job: SchedulerError(str(error)) for job in ready}
+        late = []  # asked to end while they were being submitted
         for job, answer in answers.items():
             if isinstance(answer, TransientError):
                 self._submit_later(job, answer)
                 continue
             if isinstance(answer, SchedulerError):
-                self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(answer)))
+                killed = job.state is JobState.KILLING
+                reason = ExitReason.CANCELLED if killed else ExitReason.SUBMIT_FAILURE
+                self._end(job, Outcome(reason, detail=str(answer)))
                 continue
             job.remember_jid(answer)
             job.seen = time.monotonic()
@@ -383,8 +404,10 @@ class Engine:
             if self.scheduler.runs_here:
                 await self._started(job)
             if job.state is JobState.KILLING:
-                await self._kill([job])  # asked for while it was being submitted
+                late.append(job)
         self._wake_reconciler.set()
+        if late:
+            await self._persist(self.scheduler.kill_jobs, late, _KILL_PATIENCE)
 
     def _submit_later(self, job: Job, why: TransientError) -> None:
         """Put a job back that the scheduler does not take for now (a limit of its own)."""
@@ -478,7 +501,7 @@ class Engine:
         return True
 
     async def _end_superseded(self, jobs: list[Job]) -> None:
-        await self.scheduler.kill_jobs(jobs)
+        await self._persist(self.scheduler.kill_jobs, jobs, _KILL_PATIENCE)
         while await self._present(jobs):
             await asyncio.sleep(0.2)
 
@@ -733,14 +756,27 @@ class Engine:
                     await self._started(job)
                     await self._hooks.fire("on_job_polling", self.scheduler, job, counter=counter)
             self._spawn(self._look_for(gone))
+            self._tell_waiting(jobs)
             picture = [(job.jid, job.state, job.reason) for job in jobs]
             interval = _FIRST_QUERY if gone or picture != last else interval * _QUERY_GROWTH
             interval = min(interval, self._limits.query_ceiling)
             last = picture
 
+    def _tell_waiting(self, jobs: Sequence[Job]) -> None:
+        """Say why jobs wait in the queue, once for each reason."""
+        waiting: dict[str, list[Job]] = {}
+        for job in jobs:
+            if job.reason and job.state is JobState.SUBMITTED:
+                waiting.setdefault(job.reason, []).append(job)
+        for reason in waiting.keys() - self._told:
+            self._told.add(reason)
+            first, *others = waiting[reason]
+            more = f" and {len(others)} more" if others else ""
+            self._client.on_message(f"Waiting: {first.spec.rule} ({first.jid}){more}: {reason}")
+
     async def _give_up(self, job: Job, outcome: Outcome) -> None:
         """End a job of which the scheduler says that it can never run."""
-        await self.scheduler.kill_jobs([job])
+        await self._persist(self.scheduler.kill_jobs, [job], _KILL_PATIENCE)
         self._end(job, outcome)
 
     async def _look_for(self, jobs: Sequence[Job]) -> None:
@@ -767,6 +803,7 @@ class Engine:
 
     async def _cancel_all(self) -> None:
         self.cancelling = True
+        self._cancel_asked.set()
         queued, self._queue = self._queue, []
         for job in queued:
             job.set_state(JobState.KILLING)
