@@ -385,8 +385,8 @@ class Engine:
                         unless=self._cancel_asked,
                     )
                 )
-            except SchedulerError as error:
-                answers = {job: SchedulerError(str(error)) for job in ready}
+            except Exception as error:  # a class of another house raises whatever it likes
+                answers = {job: SchedulerError(str(error) or repr(error)) for job in ready}
         late = []  # asked to end while they were being submitted
         for job, answer in answers.items():
             if isinstance(answer, TransientError):
