@@ -91,7 +91,11 @@ def parse_options(value: str | Sequence[str] | Mapping[str, Any]) -> dict[str, A
     words: Iterable[str] = value
     if isinstance(value, str):
         # Keep a bracketed list together where it has spaces behind its commas.
-        words = shlex.split(re.sub(r"\[[^]]*\]", lambda m: m[0].replace(", ", ","), value))
+        joined = re.sub(r"\[[^]]*\]", lambda m: m[0].replace(", ", ","), value)
+        try:
+            words = shlex.split(joined)
+        except ValueError as error:
+            raise ValueError(f"KEY=VALUE, quoted as for a shell ({error})") from None
     options: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
