@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from .conformance.harness import Backend
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conformance.base import ConformanceBase
+from .conformance.harness import Backend, Workflow, wait_for
 from .conformance.suite import ExecutorConformance
 
 BACKEND = Backend("pipen-local", local=True)
@@ -11,3 +20,215 @@ BACKEND = Backend("pipen-local", local=True)
 class TestLocal(ExecutorConformance):
     __test__ = True
     backend = BACKEND
+
+
+def deepest(lines: list[str]) -> int:
+    """Return how many jobs ran at once, given a line ``+`` and a line ``-`` of each."""
+    depth = most = 0
+    for line in lines:
+        depth += 1 if line == "+" else -1
+        most = max(most, depth)
+    return most
+
+
+class TestLimits(ConformanceBase):
+    """What Snakemake was given is never exceeded, and is made use of."""
+
+    __test__ = True
+    backend = BACKEND
+
+    @pytest.mark.parametrize(
+        ("asked", "arguments"),
+        [
+            ("threads: 2", ("--set-threads", "none=1")),
+            ("resources: mem_mb=400", ("--resources", "mem_mb=1000")),
+        ],
+    )
+    def test_two_at_a_time(
+        self, workflow: Workflow, asked: str, arguments: tuple[str, ...]
+    ) -> None:
+        workflow.snakefile(
+            f"""
+            rule all:
+                input: expand("{{n}}.out", n=range(6))
+            rule none:
+                output: "none"
+                shell: "touch {{output}}"
+            rule a:
+                output: "{{n}}.out"
+                {asked}
+                shell: "echo + >> log; sleep 0.3; echo - >> log; touch {{output}}"
+            """
+        )
+        workflow.run(*arguments, jobs=4).ok()
+        assert deepest(workflow.lines("log")) == 2
+
+    def test_threads_are_cut_to_the_cores(self, workflow: Workflow) -> None:
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                threads: 16
+                shell: "echo {threads} $OMP_NUM_THREADS > {output}"
+            """
+        )
+        workflow.run(jobs=3).ok()
+        assert workflow.read("a.out") == "3 3\n"
+
+
+class TestProcesses(ConformanceBase):
+    """Ends of processes."""
+
+    __test__ = True
+    backend = BACKEND
+
+    def test_kill_after_term(self, workflow: Workflow) -> None:
+        """A job that ignores TERM has the grace time and no more; one that cleans up can."""
+        workflow.snakefile(
+            """
+            rule all:
+                input: "deaf.out", "tidy.out"
+            rule deaf:
+                output: "deaf.out"
+                shell: "trap '' TERM INT; touch deaf.started; sleep 60; sleep 60"
+            rule tidy:
+                output: "tidy.out"
+                shell:
+                    "trap 'sleep 0.2; echo cleaned > cleaned; exit 0' TERM; touch tidy.started; "
+                    "sleep 60 & wait; touch {output}"
+            """
+        )
+        process = workflow.start("--pipen-local-kill-grace", "1.5")
+        process.wait_for(
+            lambda: workflow.exists("deaf.started") and workflow.exists("tidy.started"),
+            "the start of both jobs",
+        )
+        started = time.monotonic()
+        process.interrupt()
+        process.wait(30)
+        assert time.monotonic() - started >= 1.5
+        workflow.assert_nothing_runs()
+        assert workflow.read("cleaned") == "cleaned\n"
+        assert not workflow.exists("tidy.out")
+
+    @pytest.mark.parametrize("ending", ["cancel", "timeout"])
+    def test_whole_session_is_ended(self, workflow: Workflow, ending: str) -> None:
+        """Grandchildren, and processes that made a process group of their own."""
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                shell: "bash tree.sh; touch {output}"
+            """
+        )
+        workflow.file(
+            "tree.sh",
+            """
+            (sleep 61 & sleep 62 & wait) &
+            bash -c 'set -m; sleep 63 & sleep 64 & echo > grouped; wait' &
+            nohup sleep 65 > /dev/null 2>&1 &
+            touch started
+            wait
+            """,
+        )
+        arguments = ("--pipen-local-timeout", "3") if ending == "timeout" else ()
+        process = workflow.start("--pipen-local-kill-grace", "1", *arguments)
+        process.wait_for(
+            lambda: workflow.exists("started") and workflow.exists("grouped"), "the whole tree"
+        )
+        if ending == "cancel":
+            process.interrupt()
+        process.wait(30).failed()
+        workflow.assert_nothing_runs()
+
+    def test_process_left_in_the_background_holds_nothing_up(self, workflow: Workflow) -> None:
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                shell: "sleep 60 & touch {output}"
+            """
+        )
+        assert workflow.run(timeout=30).ok().seconds < 20
+
+    def test_jobs_survive_kill_and_hang_up(self, workflow: Workflow) -> None:
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                shell: "echo x >> effects; until [ -e go ]; do sleep 0.05; done; touch {output}"
+            """
+        )
+        for end in ("hang_up", "kill9"):
+            process = workflow.start("--nolock", "--rerun-incomplete")
+            said = "Execute 1 jobs" if end == "hang_up" else "taken up again"
+            process.wait_for(
+                lambda process=process, said=said: (
+                    said in process.text and workflow.exists("effects")
+                ),
+                "the job",
+            )
+            getattr(process, end)()
+            wait_for(lambda process=process: not process.is_running, "the end of Snakemake")
+            assert workflow.processes()
+        workflow.file("go")
+        workflow.run("--nolock", "--rerun-incomplete").ok()
+        assert workflow.lines("effects") == ["x"]
+
+    def test_jobs_have_no_terminal_and_no_input(self, workflow: Workflow) -> None:
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                shell:
+                    "wc -c > {output}; ps -o tty= -p $$ >> {output}; "
+                    "[ $(ps -o sid= -p $$) != $(cat sid) ] && echo own-session >> {output}"
+            """
+        )
+        workflow.file("sid", f"{os.getsid(0)}\n")
+        workflow.run(timeout=30).ok()
+        assert [line.strip() for line in workflow.lines("a.out")] == ["0", "?", "own-session"]
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A control group that may use 100 MB of memory, version 2 or version 1."""
+    name = f"pipen-test-{os.getpid()}"
+    group = Path("/sys/fs/cgroup/memory", name)
+    limits = {"memory.limit_in_bytes": 100 << 20}
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        group = Path("/sys/fs/cgroup", name)
+        limits = {"memory.max": 100 << 20, "memory.swap.max": 0}
+    try:
+        group.mkdir()
+        for file, value in limits.items():
+            (group / file).write_text(str(value))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no control group with a limit can be made here: {error}")
+    try:
+        yield group
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), "the end of the processes")
+        group.rmdir()
+
+
+class TestOutOfMemory(ConformanceBase):
+    __test__ = True
+    backend = BACKEND
+
+    def test_kernel_says_out_of_memory(self, workflow: Workflow, small_cgroup: Path) -> None:
+        if "oom_kill " not in Path("/proc/vmstat").read_text():
+            pytest.skip("this kernel does not count what its out-of-memory killer does")
+        workflow.snakefile(
+            f"""
+            rule a:
+                output: "a.out"
+                shell:
+                    "echo $$ > {small_cgroup}/cgroup.procs; "
+                    "python3 -c 'x = bytearray(1 << 30); print(len(x))' > {{output}}"
+            """
+        )
+        failure = workflow.run(timeout=60).failed().failure("a")
+        assert failure.message.startswith("out of memory, exit status 137"), failure.message

@@ -1,0 +1,167 @@
+"""A scheduler made of processes of this machine that can be told to misbehave."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from xqute.schedulers.local_scheduler import LocalScheduler as XquteLocalScheduler
+
+from pipen_executors.engine import Engine, Limits
+from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.hooks import Hooks
+from pipen_executors.job import Job
+from pipen_executors.jobdir import prepare_root
+from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.spec import JobSpec
+from pipen_executors.states import Presence, Report
+
+
+class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):  # type: ignore[misc]
+    """Counts the calls; ``refuse`` and ``absent`` make the next ones fail."""
+
+    runs_here = True
+    loss_grace = 0.2
+
+    def __init__(self, workdir: Path) -> None:
+        super().__init__(workdir)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.submissions: list[list[str]] = []
+        self.queries: list[int] = []
+        self.kills: list[int] = []
+        self.wait_for_the_end = False
+        self.absent = 0
+        self.refuse: dict[str, str] = {}
+        self.bug: BaseException | None = None
+
+    def batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        return [list(jobs)] if jobs else []
+
+    async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
+        self.submissions.append([job.spec.rule for job in jobs])
+        if self.bug is not None:
+            raise self.bug
+        if self.absent:
+            self.absent -= 1
+            raise TransientError("the scheduler is away")
+        answers: dict[Job, str | SchedulerError] = {}
+        for job in jobs:
+            if job.spec.rule in self.refuse:
+                answers[job] = SchedulerError(self.refuse[job.spec.rule])
+                continue
+            process = subprocess.Popen(
+                ["/bin/bash", job.directory.file(f"job.wrapped.{self.name}")],
+                start_new_session=True,
+            )
+            if self.wait_for_the_end:
+                process.wait()
+            answers[job] = str(process.pid)
+            self.processes[str(process.pid)] = process
+        return answers
+
+    async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
+        self.queries.append(len(jobs))
+        if self.absent:
+            self.absent -= 1
+            raise TransientError("the scheduler is away")
+        return {
+            job: Report(
+                Presence.RUNNING if self.processes[job.jid].poll() is None else Presence.GONE
+            )
+            for job in jobs
+            if job.jid
+        }
+
+    async def kill_jobs(self, jobs: Sequence[Job]) -> None:
+        self.kills.append(len(jobs))
+        for job in jobs:
+            os.killpg(int(job.jid), 9)
+
+
+class Run:
+    """An engine with a fake scheduler, and what it told its client."""
+
+    def __init__(self, root: Path, **limits: object) -> None:
+        prepare_root(root)
+        self.root = root
+        self.scheduler = FakeScheduler(root)
+        self.messages: list[str] = []
+        self.ended: dict[str, Job] = {}
+        self.halted: list[str] = []
+        self.broken: list[BaseException] = []
+        self._changed = threading.Condition()
+        hooks = Hooks((), self.messages.append)
+        self.scheduler.hooks = hooks
+        self.engine = Engine(
+            self.scheduler,
+            str(root),
+            Limits(**limits),  # type: ignore[arg-type]
+            hooks,
+            self,
+        )
+        self.engine.start()
+
+    def spec(self, rule: str, script: str, **more: object) -> JobSpec:
+        """Return the specification of a job that runs a script with bash."""
+        return JobSpec(
+            rule=rule,
+            wildcards={},
+            products=(rule,),
+            jobid="1",
+            argv=("/bin/bash",),
+            script=script,
+            cwd=str(self.root),
+            **more,  # type: ignore[arg-type]
+        )
+
+    def submit(self, *specs: JobSpec) -> list[Job]:
+        """Hand jobs to the engine."""
+        jobs = [self.engine.make_job(spec) for spec in specs]
+        self.engine.submit(jobs)
+        return jobs
+
+    def wait(self, count: int, timeout: float = 30) -> dict[str, Job]:
+        """Wait until so many jobs have ended."""
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: len(self.ended) >= count or bool(self.broken), timeout
+            ), (self.ended, self.messages)
+        assert not self.broken
+        return self.ended
+
+    def close(self) -> None:
+        """End all jobs and stop the engine, in bounded time."""
+
+        def work() -> None:
+            self.engine.cancel()
+            self.engine.stop()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), "the engine does not let itself be cancelled"
+
+    # -- engine.Client -------------------------------------------------------------------
+
+    def on_submitted(self, job: Job) -> None: ...
+
+    def on_ended(self, jobs: Sequence[Job]) -> None:
+        with self._changed:
+            self.ended |= {job.spec.rule: job for job in jobs}
+            self._changed.notify_all()
+
+    def on_halt(self, job: Job) -> None:
+        self.halted.append(job.spec.rule)
+
+    def on_broken(self, error: BaseException) -> None:
+        with self._changed:
+            self.broken.append(error)
+            self._changed.notify_all()
+
+    def on_message(self, text: str, *, warning: bool = False) -> None:
+        self.messages.append(text)
+
+    def prepare(self, job: Job) -> None: ...

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipen_executors.spec import JobSpec
+from pipen_executors.wrapper import WrapperContext, render
+
+NAMES = [
+    "two  words",
+    "it's",
+    '"q"',
+    "$HOME",
+    "$(exit 9)",
+    "`exit 9`",
+    "new\nline",
+    "☃",
+    "-rf",
+    "\\",
+]
+
+
+def wrapper(
+    directory: Path, script: str, *, check_inputs: bool = False, rerun: bool = False, **spec: object
+) -> Path:
+    """Write a wrapper with its script; return its path."""
+    job = directory / "job dir"
+    (job / "events").mkdir(parents=True)
+    (job / "job.script").write_text(script)
+    text = render(
+        JobSpec(
+            rule="r",
+            wildcards={},
+            products=(),
+            jobid="1",
+            argv=("/bin/bash",),
+            script=script,
+            cwd=str(directory),
+            **spec,  # type: ignore[arg-type]
+        ),
+        WrapperContext(
+            shebang="/bin/bash",
+            directory=str(job),
+            events=str(job / "events"),
+            key="key",
+            token="token",
+            jid="$$",
+            check_inputs=check_inputs,
+            rerun=rerun,
+            kill_grace=0.2,
+        ),
+        f"export VALUE=1 NAMES={shlex.quote('|'.join(NAMES))}",
+    )
+    path = job / "job.wrapped.test"
+    path.write_text(text)
+    return path
+
+
+def run(path: Path) -> int:
+    return subprocess.run(["/bin/bash", str(path)], timeout=30, stdin=subprocess.DEVNULL).returncode
+
+
+def events(path: Path) -> list[str]:
+    return sorted(event.name for event in (path.parent / "events").iterdir())
+
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(texts.filter(bool), max_size=3), texts, st.booleans())
+def test_text_is_always_valid_bash(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], label: str, flag: bool
+) -> None:
+    path = wrapper(
+        tmp_path_factory.mktemp("w"),
+        "true\n",
+        inputs=tuple(names),
+        removable=tuple(names),
+        removable_dirs=tuple(names),
+        prescript=f": {shlex.quote(label)}",
+        timeout=3 if flag else 0,
+        check_inputs=flag,
+        rerun=flag,
+    )
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_rule_and_label_cannot_leave_their_comment(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "true\n")
+    for line in path.read_text().splitlines()[:2]:
+        assert line.startswith("#")
+
+
+def test_success(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "echo out; echo err >&2; echo $VALUE\n")
+    assert run(path) == 0
+    assert (path.parent / "job.stdout").read_text() == "out\n1\n"
+    assert (path.parent / "job.stderr").read_text() == "err\n"
+    assert (path.parent / "job.rc").read_text() == "0\n"
+    assert (path.parent / "job.status").read_text() == "6\n"
+    assert events(path) == ["key.token.end.0", "key.token.start"]
+    info = (path.parent / "job.info.token").read_text()
+    assert "stage=command" in info
+
+
+@pytest.mark.parametrize("rc", [1, 2, 99, 100, 124, 126, 255])
+def test_exit_status_is_kept(tmp_path: Path, rc: int) -> None:
+    path = wrapper(tmp_path, f"exit {rc}\n")
+    assert run(path) == rc
+    assert (path.parent / "job.rc").read_text() == f"{rc}\n"
+    assert (path.parent / "job.status").read_text() == "7\n"
+
+
+def test_submission_given_up_never_runs(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "touch ran\n")
+    (path.parent / "job.info.token").touch()
+    assert run(path) == 0
+    assert not (tmp_path / "ran").exists()
+    assert not (path.parent / "job.rc").exists()
+    assert events(path) == []
+
+
+def test_second_start_of_the_same_submission_is_another_one(tmp_path: Path) -> None:
+    """What a scheduler does that starts a job twice under two ids."""
+    path = wrapper(tmp_path, "echo x >> runs\n")
+    assert run(path) == 0
+    assert run(path) == 0
+    assert (tmp_path / "runs").read_text() == "x\n"
+
+
+def test_requeued_job_runs_again_without_its_outputs(tmp_path: Path) -> None:
+    path = wrapper(
+        tmp_path,
+        "ls -A out; mkdir -p 'out/a dir'; touch \"out/it's\" 'out/a dir/x'; exit 5\n",
+        removable=("out/it's",),
+        removable_dirs=("out/a dir",),
+    )
+    path.write_text(path.read_text().replace("pipen_jid=$$", "pipen_jid=same"))
+    (tmp_path / "out").mkdir()
+    assert run(path) == 5
+    assert run(path) == 5
+    assert (path.parent / "job.stdout").read_text() == ""
+    assert (path.parent / "job.rc").read_text() == "5\n"
+
+
+def test_timeout_ends_a_deaf_command(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "trap '' TERM; sleep 30; sleep 30\n", timeout=0.3)
+    assert run(path) == 124
+    assert (path.parent / "job.timedout").exists()
+    assert (path.parent / "job.rc").read_text() == "124\n"
+
+
+def test_input_that_does_not_appear(tmp_path: Path) -> None:
+    (tmp_path / NAMES[0]).touch()
+    path = wrapper(
+        tmp_path, "touch ran\n", inputs=(NAMES[0], "not here"), latency_wait=1, check_inputs=True
+    )
+    assert run(path) != 0
+    assert "not here" in (path.parent / "job.stderr").read_text()
+    assert "stage=input" in (path.parent / "job.info.token").read_text()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hostile_names(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).touch()
+    path = wrapper(
+        tmp_path,
+        'printf %s "$NAMES"\n',
+        inputs=tuple(NAMES),
+        removable=tuple(f"out/{name}/x" for name in NAMES),
+        check_inputs=True,
+    )
+    assert run(path) == 0
+    assert (path.parent / "job.stdout").read_text() == "|".join(NAMES)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(NAMES)
+
+
+def test_working_directory_that_is_not_there(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "touch ran\n")
+    path.write_text(path.read_text().replace(f"cd -- {tmp_path}", "cd -- /no/such/directory"))
+    assert run(path) == 1
+    assert (path.parent / "job.rc").read_text() == "1\n"
+
+
+def test_missing_interpreter(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "true\n")
+    path.write_text(path.read_text().replace("    /bin/bash\n", "    /no/such/shell\n"))
+    assert run(path) == 127
