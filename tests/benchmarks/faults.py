@@ -147,7 +147,7 @@ def _cancel_pending(stage: Stage) -> str:
 
 
 def _time_limit(stage: Stage) -> str:
-    stage.start(_one(_SLEEPER, "resources: mem_mb=100, runtime=1"))
+    stage.start(_one(_SLEEPER, "resources: mem_mb=500, runtime=1"))
     stage.until_jobs("RUNNING")
     # Slurm looks at limits every half minute, and gives a job KillWait to end.
     deadline = time.monotonic() + 240
@@ -231,6 +231,8 @@ def faults(bench: Bench) -> Table:
             stage = Stage(bench, executor)
             try:
                 row.append(fault(stage))
+            except RuntimeError as error:
+                row.append(f"not measured: {error}"[:200])
             finally:
                 stage.close()
             print(f"  {title}: {executor.name}: {row[-1]}", flush=True)

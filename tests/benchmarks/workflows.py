@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-RESOURCES = "resources: mem_mb=100, runtime=10"
+RESOURCES = "resources: mem_mb=500, runtime=10"
+"""What a trivial job asks for: a second Snakemake on the node needs more than 150 MB."""
 
 
 def independent(count: int, shell: str = "echo {wildcards.i} > {output}", more: str = "") -> str:
