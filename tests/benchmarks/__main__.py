@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def main() -> None:
         "--conditions", default="", help="page: a sentence on what else the machine was doing"
     )
     options = parser.parse_args()
+    # A shell starts background commands with SIGINT ignored, and Snakemake would inherit that;
+    # SIGTERM must end the cluster too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     facts, tables = machine(), []
     if options.sources:
         for source in options.sources:
