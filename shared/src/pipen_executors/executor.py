@@ -59,6 +59,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         from .hooks import Hooks
         from .jobdir import prepare_root
         from .specify import Specifier
+        from .usage import UsageReport
 
         self._prefix = f"pipen-{self.backend}"
         self._checked = check(self.workflow.executor_settings, self._prefix)
@@ -80,6 +81,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             lambda text: self.on_message(text, warning=True),
             where=f"--{self._prefix}-plugins",
         )
+        if self._checked.efficiency_report:
+            hooks.add(UsageReport(self.logger.info))
         scheduler = self.make_scheduler(root, self._checked)
         scheduler.hooks = hooks
         ceiling = self._checked.query_ceiling

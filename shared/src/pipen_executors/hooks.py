@@ -139,6 +139,10 @@ class Hooks:
                     where, name, f"a module that can be imported ({error!r})"
                 ) from error
 
+    def add(self, plugin: object) -> None:
+        """Register one more plugin."""
+        self._manager.register(plugin)
+
     def call(self, name: str, **arguments: Any) -> list[Any]:
         """Call a hook of every plugin; return what they answer, without None."""
         answers = []

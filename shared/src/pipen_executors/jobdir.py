@@ -64,6 +64,14 @@ class Record:
     submitted: float
 
 
+_TIMES: Final = re.compile(r"^(\d+)m([\d.,]+)s (\d+)m([\d.,]+)s$", re.MULTILINE)
+"""What bash's ``times`` prints; the second line is the shell's children."""
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "."))
+
+
 class JobDir:
     """The directory of one job.
 
@@ -214,9 +222,18 @@ class JobDir:
         return self.read("job.jid").strip() or self.info(token).get("jid", "")
 
     def info(self, token: str) -> Mapping[str, str]:
-        """Return what the wrapper of a submission noted: jid, node, start, end, stage, signal."""
-        words = (word.partition("=") for word in self.read(f"{INFO}.{token}").split())
-        return {key: value for key, _, value in words}
+        """Return what the wrapper of a submission noted.
+
+        ``jid``, ``node``, ``start``, ``end`` (seconds since the epoch), ``stage``,
+        ``signal``, and ``cpu``, the seconds that the job's processes used.
+        """
+        text = self.read(f"{INFO}.{token}")
+        words = (word.partition("=") for word in text.split())
+        notes = {key: value for key, equals, value in words if equals}
+        if used := _TIMES.findall(text):
+            minutes, seconds, more_minutes, more_seconds = map(_number, used[-1])
+            notes["cpu"] = f"{60 * (minutes + more_minutes) + seconds + more_seconds:.3f}"
+        return notes
 
     def tail(self, name: str, lines: int = 10) -> list[str]:
         """Return the last lines of an output file of the job."""

@@ -132,6 +132,12 @@ class ExecutorSettings(ExecutorSettingsBase):
             "working directory of the workflow)."
         },
     )
+    efficiency_report: bool = field(
+        default=False,
+        metadata={
+            "help": "Tell at the end what the jobs of each rule used, against what was asked for."
+        },
+    )
     plugins: List[str] = field(
         default_factory=list,
         metadata={
@@ -170,6 +176,7 @@ class Checked:
     query_ceiling: Optional[float]
     options: Mapping[str, Any]
     workdir: Optional[Path]
+    efficiency_report: bool
     plugins: tuple[str, ...]
 
 

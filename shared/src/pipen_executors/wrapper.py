@@ -121,7 +121,10 @@ pipen_finish() {
         (eval "pipen_theirs=(${pipen_theirs#trap})"; eval "${pipen_theirs[1]}")
     fi
     pipen_now
-    printf 'end=%s stage=%s signal=%s\n' "$REPLY" "$pipen_stage" "$pipen_caught" >> "$pipen_info"
+    {
+        printf 'end=%s stage=%s signal=%s\n' "$REPLY" "$pipen_stage" "$pipen_caught"
+        times
+    } >> "$pipen_info"
     if [[ $rc -eq 0 ]]; then echo @FINISHED@; else echo @FAILED@; fi > "$pipen_dir/job.status"
     echo "$rc" > "$pipen_dir/job.rc"
     : > "$pipen_events/$pipen_key.$pipen_token.end.$rc"
