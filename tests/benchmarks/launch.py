@@ -43,6 +43,7 @@ def main() -> None:
                 os.killpg(process.pid, number)
             time.sleep(2)
 
+    signal.signal(signal.SIGTERM, lambda *_: end())
     timer = threading.Timer(float(timeout), end)
     timer.daemon = True
     timer.start()

@@ -110,14 +110,19 @@ def run_once(
     report, log = place / "report.json", place / "log.txt"
     launcher = Path(__file__).with_name("launch.py")
     with log.open("wb") as stream:
-        subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, str(launcher), str(report), str(patience), *candidate.command],
             cwd=place,
             env=dict(candidate.env),
             stdout=stream,
             stderr=stream,
-            check=True,
         )
+        try:
+            process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
     run = Run(**json.loads(report.read_text()))
     missing = [name for name in expected if not (place / name).exists()]
     problem = ""
