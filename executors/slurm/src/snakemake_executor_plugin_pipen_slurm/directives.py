@@ -104,7 +104,7 @@ def sbatch_options(spec: JobSpec) -> Options:
             for name in group:
                 options.pop(name, None)
     options |= explicit
-    _check(spec, options)
+    _check(spec, options, explicit)
     return {name: value for name, value in options.items() if value is not False}
 
 
@@ -198,15 +198,17 @@ def _long(name: str) -> str:
     return _SHORT.get(name, name.replace("_", "-"))
 
 
-def _check(spec: JobSpec, options: Options) -> None:
+def _check(spec: JobSpec, options: Options, explicit: Options) -> None:
     for name in _OURS & options.keys():
         where = f"option {name} of rule {spec.rule}"
         raise SettingError(where, options[name], "left to pipen-slurm, which sets it itself")
     for group in EXCLUSIVE:
         both = [name for name in group if options.get(name) not in (None, False)]
         if len(both) > 1:
-            shown = " and ".join(f"{_ORIGIN.get(name, name)} ({options[name]})" for name in both)
-            raise SettingError(f"rule {spec.rule}: {shown}", "both", "only one of them for sbatch")
+            names = (name if name in explicit else _ORIGIN.get(name, name) for name in both)
+            shown = [f"{name} ({options[key]})" for name, key in zip(names, both, strict=True)]
+            asked = " and ".join(shown)
+            raise SettingError(f"what rule {spec.rule} asks for", asked, "only one of them")
 
 
 def command_line(options: Mapping[str, Any]) -> list[str]:

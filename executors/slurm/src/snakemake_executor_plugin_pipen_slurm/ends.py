@@ -77,6 +77,8 @@ def refine(outcome: Outcome, facts: Facts) -> Outcome:
             return outcome_of(facts.rc)
         if facts.started and outcome.reason is ExitReason.LAUNCH_FAILURE:
             return Outcome(ExitReason.LOST, outcome.rc, outcome.detail)
+    if outcome.reason is ExitReason.TIMEOUT and facts.rc is None and not facts.started:
+        return Outcome(ExitReason.UNSCHEDULABLE, None, outcome.detail)  # before its deadline
     return Outcome(outcome.reason, facts.rc if facts.rc is not None else outcome.rc, outcome.detail)
 
 

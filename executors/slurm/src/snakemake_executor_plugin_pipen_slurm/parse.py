@@ -220,21 +220,19 @@ def ending(state: str, exit_code: str = "", nodes: str = "") -> Outcome | None:
     reason = ENDS.get(word)
     if reason is None:
         return None
-    status, _, number = exit_code.partition(":")
-    rc = int(status) if status.isdigit() else None
-    if number.isdigit() and int(number):
-        rc = 128 + int(number)
     detail = f"Slurm says {word}"
     if rest.startswith("by "):
         detail += f" by {_user(rest[3:])}"
     if nodes and nodes != "None assigned":
         detail += f" on {nodes}"
-    if reason is ExitReason.LAUNCH_FAILURE and number.isdigit() and 0 < int(number) < 32:
-        reason = ExitReason.SIGNAL
-        detail += f" by {signal.Signals(int(number)).name}"
-    if reason in (ExitReason.LOST, ExitReason.CANCELLED, ExitReason.NODE_FAILURE) or rc == 0:
-        rc = None
-    return Outcome(reason, rc, detail)
+    if reason is not ExitReason.LAUNCH_FAILURE:
+        return Outcome(reason, None, detail)
+    status, _, number = exit_code.partition(":")
+    if number.isdigit() and 0 < int(number) < 32:
+        killed_by = signal.Signals(int(number)).name
+        return Outcome(ExitReason.SIGNAL, 128 + int(number), f"{detail} by {killed_by}")
+    # Greater numbers are Slurm's own: 53 is an output file that could not be opened.
+    return Outcome(reason, int(status) if status.isdigit() and int(status) else None, detail)
 
 
 def _user(uid: str) -> str:

@@ -16,10 +16,11 @@ Among the partitions that can take a job, the one whose limits it fills best is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -58,7 +59,7 @@ class Partition:
         if (options.get("clusters") or None) != self.cluster:
             return None
         given = spec.resources.extra
-        model = given.get("gpu_model")
+        gpus, model = asked_gpus(spec)
         constraints = {c.strip() for c in str(given.get("constraint") or "").split(",") if c}
         if (
             (given.get("mpi") and not self.supports_mpi)
@@ -66,7 +67,7 @@ class Partition:
             or (self.available_constraints and constraints - set(self.available_constraints))
         ):
             return None
-        score = -1.0 if self.max_gpu and not spec.resources.gpus else 0.0
+        score = -1.0 if self.max_gpu and not gpus else 0.0
         for wanted, limit in self._demands(spec, options):
             if wanted > limit:
                 return None
@@ -82,21 +83,43 @@ class Partition:
             (given.get("mem_mb_per_cpu"), self.max_mem_mb_per_cpu),
             (options.get("cpus-per-task"), self.max_cpus_per_task),
             (options.get("cpus-per-gpu"), self.max_cpus_per_gpu),
-            (resources.threads, self.max_threads),
+            (max(resources.threads, options.get("cpus-per-task") or 0), self.max_threads),
             (given.get("nodes"), self.max_nodes),
             (tasks, self.max_tasks),
             (given.get("tasks_per_node"), self.max_tasks_per_node),
             (tasks if given.get("mpi") else None, self.max_mpi_tasks),
-            (resources.gpus, self.max_gpu or 0.5),
+            (asked_gpus(spec)[0], self.max_gpu or 0.5),
         ):
             if wanted:
                 yield float(wanted), limit
 
 
-_READERS = {
-    "max_runtime": lambda value: (
-        float(value) if isinstance(value, (int, float)) else parse_seconds(value) / 60
-    ),
+def asked_gpus(spec: JobSpec) -> tuple[int, str]:
+    """Return how many GPUs a job asks for, as ``gpu`` or within ``gres``, and the model."""
+    if spec.resources.gpus:
+        return spec.resources.gpus, str(spec.resources.extra.get("gpu_model") or "")
+    for item in str(spec.resources.extra.get("gres") or "").split(","):
+        name, *more = item.strip().split(":")
+        if name == "gpu":
+            count = int(more.pop()) if more and more[-1].isdigit() else 1
+            return count, more[0] if more else ""
+    return 0, ""
+
+
+def _minutes(value: Any) -> float:
+    text = str(value).strip()
+    return float(text) if text.replace(".", "", 1).isdigit() else parse_seconds(text) / 60
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("a number")
+    return value
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    **{f.name: _number for f in fields(Partition) if f.type == "float"},
+    "max_runtime": _minutes,
     "max_mem_mb": parse_megabytes,
     "max_mem_mb_per_cpu": parse_megabytes,
 }
@@ -128,6 +151,8 @@ def read_partitions(path: Path, where: str) -> list[Partition]:
     partitions = []
     for name, table in tables.items():
         values: dict[str, Any] = {}
+        if not isinstance(table, (Mapping, NoneType)):
+            raise SettingError(f"{where}: partition {name}", table, "a table of limits")
         for key, value in (table or {}).items():
             if key in ("clusters", "slurm_cluster"):
                 key = "cluster"

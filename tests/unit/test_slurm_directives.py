@@ -1,0 +1,199 @@
+"""From resources and options to sbatch's command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipen_executors.exceptions import SettingError
+from pipen_executors.spec import JobSpec, Resources
+from pipen_executors.units import parse_options
+from snakemake_executor_plugin_pipen_slurm.directives import command_line, sbatch_options
+
+
+def spec(
+    options: dict[str, Any] | str | None = None,
+    *,
+    threads: int = 1,
+    mem_mb: int | None = None,
+    runtime: int | None = None,
+    gpu: int | None = None,
+    defaulted: tuple[str, ...] = (),
+    **extra: Any,
+) -> JobSpec:
+    resources = Resources(
+        threads=threads,
+        mem_mb=mem_mb,
+        runtime=runtime,
+        gpus=gpu,
+        extra=extra,
+        defaulted=frozenset(defaulted),
+    )
+    return JobSpec(
+        rule="a",
+        wildcards={},
+        products=("out",),
+        jobid="1",
+        argv=("/bin/bash",),
+        script="",
+        cwd="/",
+        resources=resources,
+        options=parse_options(options or {}),
+    )
+
+
+def words(*args: Any, **kwargs: Any) -> list[str]:
+    return command_line(sbatch_options(spec(*args, **kwargs)))
+
+
+BARE = ["--ntasks=1", "--cpus-per-task=1"]
+
+
+def test_a_rule_that_asks_for_nothing() -> None:
+    assert words() == BARE, "no memory, no time: the site's defaults hold"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"slurm_partition": "short"}, "--partition=short"),
+        ({"slurm_account": "lab"}, "--account=lab"),
+        ({"slurm_qos": "high"}, "--qos=high"),
+        ({"qos": "high"}, "--qos=high"),
+        ({"slurm_reservation": "course"}, "--reservation=course"),
+        ({"reservation": "course"}, "--reservation=course"),
+        ({"clusters": "big"}, "--clusters=big"),
+        ({"cluster": "big"}, "--clusters=big"),
+        ({"slurm_cluster": "big"}, "--clusters=big"),
+        ({"constraint": "haswell|skylake"}, "--constraint=haswell|skylake"),
+        ({"nodes": 2}, "--nodes=2"),
+        ({"tasks": 3}, "--ntasks=3"),
+        ({"tasks_per_node": 4}, "--ntasks-per-node=4"),
+        ({"cpus_per_task": 5}, "--cpus-per-task=5"),
+        ({"cpus_per_task": 0}, "--cpus-per-task=1"),
+        ({"threads": 6}, "--cpus-per-task=6"),
+        ({"mem_mb": 4096}, "--mem=4096M"),
+        ({"mem_mb_per_cpu": 4096}, "--mem-per-cpu=4096M"),
+        ({"mem_mb_per_cpu": "4G"}, "--mem-per-cpu=4096M"),
+        ({"runtime": 120}, "--time=120"),
+        ({"gpu": 2}, "--gpus=2"),
+        ({"gpu": 2, "gpu_model": "a100"}, "--gpus=a100:2"),
+        ({"gpu_model": "a100"}, "--gpus=a100:1"),
+        ({"gres": "gpu:1"}, "--gres=gpu:1"),
+        ({"gres": "gpu:a100:2,shard:3"}, "--gres=gpu:a100:2,shard:3"),
+        ({"gpu": 1, "cpus_per_gpu": 7}, "--cpus-per-gpu=7"),
+        ({"gpu": 1, "tasks_per_gpu": 2}, "--ntasks-per-gpu=2"),
+        ({"gres": "gpu:1", "tasks": 2}, "--ntasks-per-gpu=2"),
+        ({"mpi": "srun", "tasks": 8}, "--ntasks=8"),
+        ({"mpi": "srun", "tasks_per_node": 8, "nodes": 2}, "--ntasks-per-node=8"),
+        ({"slurm_extra": "--mail-type=END --nice"}, "--mail-type=END"),
+        ({"slurm_extra": "--mail-type=END --nice"}, "--nice"),
+        ({"slurm_extra": "--mail-user 'a b' -w n1"}, "--mail-user=a b"),
+        ({"slurm_extra": "--mail-user 'a b' -w n1"}, "--nodelist=n1"),
+        ({"slurm_extra": "--export=ALL,X=1"}, "--export=ALL,X=1"),
+    ],
+)
+def test_every_resource_name(asked: dict[str, Any], expected: str) -> None:
+    assert expected in words(**asked)
+
+
+def test_what_follows_from_asking_for_gpus() -> None:
+    assert words(gpu=1, threads=4) == ["--gpus=1", "--cpus-per-task=4"]
+    assert "--cpus-per-task=4" not in words(gpu=1, threads=4, cpus_per_gpu=2)
+    assert words(gpu=0) == BARE
+
+
+def test_negative_number_of_cpus_asks_for_no_such_option() -> None:
+    assert words(cpus_per_task=-1, threads=4) == ["--ntasks=1"]
+    assert words(gpu=1, cpus_per_gpu=-1, threads=4) == ["--gpus=1"]
+
+
+def test_mpi_wants_tasks_in_one_way() -> None:
+    with pytest.raises(SettingError, match="one of the two"):
+        words(mpi="srun")
+    with pytest.raises(SettingError, match="tasks and tasks_per_node"):
+        words(mpi="srun", tasks=2, tasks_per_node=2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ({"mem_mb": 100, "mem_mb_per_cpu": 100}, ("mem_mb (100M)", "mem_mb_per_cpu (100M)")),
+        ({"gpu": 1, "gres": "gpu:1"}, ("gpu (1)", "gres (gpu:1)")),
+        ({"options": "mem=1G mem_per_gpu=1G"}, ("mem (1G)", "mem-per-gpu (1G)")),
+        ({"options": "cpus_per_task=1 cpus-per-gpu=1"}, ("cpus-per-task", "cpus-per-gpu")),
+    ],
+)
+def test_options_that_exclude_each_other(asked: dict[str, Any], names: tuple[str, str]) -> None:
+    with pytest.raises(SettingError) as raised:
+        words(**asked)
+    for name in names:
+        assert name in str(raised.value)
+    assert "rule a" in str(raised.value)
+
+
+def test_default_memory_gives_way_to_memory_per_cpu() -> None:
+    """--default-resources always has mem_mb; a rule's own mem_mb_per_cpu is meant."""
+    assert "--mem-per-cpu=10M" in words(mem_mb=1000, mem_mb_per_cpu=10, defaulted=("mem_mb",))
+    assert "--mem=1000M" in words(mem_mb=1000, defaulted=("mem_mb",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "right"),
+    [
+        ({"nodes": 0}, "resource nodes of rule a", "1 or more"),
+        ({"nodes": "two"}, "resource nodes of rule a", "whole number"),
+        ({"tasks": "x"}, "resource tasks of rule a", "whole number"),
+        ({"cpus_per_task": "x"}, "resource cpus_per_task of rule a", "whole number"),
+        ({"mem_mb_per_cpu": "much"}, "resource mem_mb_per_cpu of rule a", "4G"),
+        ({"gres": "gpu 1"}, "resource gres of rule a", "gpu:a100:2"),
+        ({"gpu": 1, "gpu_model": "a b"}, "resource gpu_model of rule a", "a100"),
+        ({"slurm_extra": "nonsense"}, "resource slurm_extra of rule a", "dash"),
+        ({"slurm_extra": "--a 'b"}, "resource slurm_extra of rule a", "quoted"),
+        ({"options": "array=1-5"}, "option array of rule a", "itself"),
+        ({"slurm_extra": "--wrap=true"}, "option wrap of rule a", "itself"),
+    ],
+)
+def test_values_that_cannot_be_right(asked: dict[str, Any], where: str, right: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        words(**asked)
+    assert where in str(raised.value)
+    assert right in str(raised.value)
+
+
+# -- pipen's way -----------------------------------------------------------------------
+
+
+def test_options_as_in_pipen() -> None:
+    given = words("partition=short qos=high gres=gpu:1 exclusive=true nice=false mail_type=END")
+    assert {"--partition=short", "--qos=high", "--gres=gpu:1", "--exclusive"} <= set(given)
+    assert "--mail-type=END" in given
+    assert not any(word.startswith("--nice") for word in given)
+
+
+def test_list_repeats_the_option() -> None:
+    assert words({"licenses": ["a", "b"]})[-2:] == ["--licenses=a", "--licenses=b"]
+    assert words("prefer=[x, y]")[-2:] == ["--prefer=x", "--prefer=y"]
+
+
+def test_options_win_over_resources() -> None:
+    given = words("time=1-00:00:00 p=long mem_per_cpu=1G", runtime=5, mem_mb=7, slurm_partition="x")
+    assert "--time=1-00:00:00" in given
+    assert "--partition=long" in given
+    assert "--mem-per-cpu=1G" in given
+    assert not any(word.startswith(("--mem=", "--time=5", "--partition=x")) for word in given)
+    assert "--ntasks=9" in words({"ntasks": 9}, tasks=2)
+
+
+def test_units_are_left_to_sbatch_where_they_are_its_own() -> None:
+    assert "--mem=4G" in words("mem=4G")
+    assert "--time=2:00:00" in words("time=2:00:00")
+
+
+def test_false_takes_away_what_a_resource_asked_for() -> None:
+    assert words("mem=false cpus_per_task=false", mem_mb=100) == ["--ntasks=1"]
+
+
+def test_values_are_never_split() -> None:
+    assert "--comment=a 'b' $c" in words({"comment": "a 'b' $c"})
