@@ -601,6 +601,8 @@ class Engine:
                 return
             if answer is not _NOTHING:
                 outcome = answer
+        elif outcome.reason is ExitReason.NONZERO_EXIT:
+            outcome = self.scheduler.judge(job, outcome)
         self._end(job, outcome)
 
     async def _explain_together(self) -> None:
