@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -162,14 +163,11 @@ class TestProcesses(ConformanceBase):
         for end in ("hang_up", "kill9"):
             process = workflow.start("--nolock", "--rerun-incomplete")
             said = "Execute 1 jobs" if end == "hang_up" else "taken up again"
-            process.wait_for(
-                lambda process=process, said=said: (
-                    said in process.text and workflow.exists("effects")
-                ),
-                "the job",
-            )
+            process.says(said)
+            process.wait_for(partial(workflow.exists, "effects"), "the job")
             getattr(process, end)()
-            wait_for(lambda process=process: not process.is_running, "the end of Snakemake")
+            with pytest.raises(AssertionError, match="exit status -"):
+                process.wait().failed()
             assert workflow.processes()
         workflow.file("go")
         workflow.run("--nolock", "--rerun-incomplete").ok()

@@ -57,7 +57,7 @@ def test_signal_is_never_success(run: Run) -> None:
     plain = "touch $0.up; exec sleep 60\n"
     jobs = run.submit(run.spec("deaf", deaf), run.spec("plain", plain))
     for job in jobs:
-        wait_for(lambda job=job: Path(job.directory.file("job.script.up")).exists(), "the start")
+        wait_for(Path(job.directory.file("job.script.up")).exists, "the start")
         os.kill(int(job.jid), signal.SIGTERM)
     for name, job in run.wait(2).items():
         assert job.outcome is not None

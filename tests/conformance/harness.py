@@ -295,6 +295,10 @@ class Process:
         """Wait for something that only happens while Snakemake runs."""
         return wait_for(predicate, what, timeout=timeout, alive=self)
 
+    def says(self, text: str, *, times: int = 1) -> None:
+        """Wait until it has written a text (so often)."""
+        self.wait_for(lambda: self.text.count(text) >= times, f"{text!r} in its output")
+
     def wait(self, timeout: float = 2 * PATIENCE) -> Result:
         """Wait for its end."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -67,9 +68,9 @@ class Resuming(ConformanceBase):
         if rerun_incomplete:
             arguments.append("--rerun-incomplete")
         process = workflow.start(*arguments)
-        process.wait_for(lambda: "taken up again" in process.text, "the running job's adoption")
+        process.says("taken up again")
         if execution == "direct":  # a second Snakemake has settled everything by itself
-            process.wait_for(lambda: "collected" in process.text, "the ended job's collection")
+            process.says("collected")
         assert workflow.read("running") == "half\n", "the output of a running job is untouched"
         workflow.file("go.running")
         process.wait().ok()
@@ -149,7 +150,7 @@ class Resuming(ConformanceBase):
         process.wait_for(lambda: set(workflow.lines("effects")) == under_way, "all starts")
         process.kill9()
         process = workflow.start("--nolock", "--rerun-incomplete", jobs=10)
-        process.wait_for(lambda: process.text.count("taken up again") == 6, "six adoptions")
+        process.says("taken up again", times=6)
         workflow.file("go")
         process.wait().ok()
         assert Counter(workflow.lines("effects")) == dict.fromkeys({*under_way, "group2"}, 1)
@@ -206,7 +207,7 @@ class Resuming(ConformanceBase):
         self.start_and_kill(workflow)
         workflow.run("--unlock").ok()
         process = workflow.start("--rerun-incomplete")
-        process.wait_for(lambda: process.text.count("taken up again") == 2, "both adoptions")
+        process.says("taken up again", times=2)
         process.interrupt()
         process.wait().failed()
         workflow.assert_nothing_runs()
@@ -241,15 +242,15 @@ class Resuming(ConformanceBase):
             """.replace("range(100)", "range(50)")
         )
         arguments = ("--nolock", "--rerun-incomplete")
+
+        def has_effects(number: int) -> bool:
+            return len(workflow.lines("effects")) >= number
+
         moments = sorted(rng.sample(range(100), 10))
         for moment in moments:
             process = workflow.start(*arguments, jobs=8)
-            process.wait_for(
-                lambda process=process, moment=moment: (
-                    "Execute " in process.text and len(workflow.lines("effects")) >= moment
-                ),
-                f"side effect {moment}",
-            )
+            process.says("Execute ")
+            process.wait_for(partial(has_effects, moment), f"side effect {moment}")
             process.kill9()
         workflow.run(*arguments, jobs=8).ok()
         counts = Counter(workflow.lines("effects"))

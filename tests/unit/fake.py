@@ -20,7 +20,7 @@ from pipen_executors.spec import JobSpec
 from pipen_executors.states import Presence, Report
 
 
-class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):  # type: ignore[misc]
+class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
     """Counts the calls; ``refuse`` and ``absent`` make the next ones fail."""
 
     runs_here = True

@@ -4,6 +4,7 @@ import json
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -141,7 +142,7 @@ def test_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 @given(st.sampled_from(["script", "cwd", "argv", "files"]))
 def test_fingerprint_tells_other_work(what: str) -> None:
-    other: dict[str, object] = {
+    other: dict[str, Any] = {
         "script": "false\n",
         "cwd": "/tmp",
         "argv": ("/bin/sh",),
