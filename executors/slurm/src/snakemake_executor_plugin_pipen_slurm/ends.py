@@ -82,6 +82,13 @@ def refine(outcome: Outcome, facts: Facts) -> Outcome:
     return Outcome(outcome.reason, facts.rc if facts.rc is not None else outcome.rc, outcome.detail)
 
 
+def forgotten(facts: Facts) -> Outcome:
+    """Return what is left to say of a job that nobody remembers: no accounting, MinJobAge over."""
+    if facts.started:
+        return Outcome(ExitReason.LOST)
+    return Outcome(ExitReason.CANCELLED, None, "it left the queue before it began")
+
+
 def _is_vague(outcome: Outcome | None) -> bool:
     """Tell whether no more is known than that a job failed, or is over."""
     return outcome is None or outcome.reason in (ExitReason.LAUNCH_FAILURE, ExitReason.LOST)

@@ -27,7 +27,7 @@ from pipen_executors.states import ExitReason, Outcome, Report
 from . import parse
 from .commands import Commands
 from .directives import sbatch_options
-from .ends import Facts, Standing, from_queue, refine, wants_accounting
+from .ends import Facts, Standing, forgotten, from_queue, refine, wants_accounting
 from .partitions import Partition, choose
 
 _LARGEST_ARRAY = 2000
@@ -243,6 +243,8 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
                 unreached = {job: error for job in unclear if answers[job] is None}
             else:
                 answers |= {job: ends[job.jid] for job in unclear if job.jid in ends}
+        else:
+            answers |= {job: forgotten(facts[job]) for job in unclear if answers[job] is None}
         known_ends: dict[Job, Outcome | TransientError | None] = dict(unreached)
         for job, answer in answers.items():
             if answer is Standing.AGAIN:
