@@ -51,6 +51,8 @@ class SchedulerPostInit(Base):
     """Bash for the scheduler's id of the job, evaluated by the wrapper."""
     final_exit: ClassVar[str] = 'exit "$rc"'
     """Bash that ends the wrapper."""
+    kills_wrapper_only: ClassVar[bool] = False
+    """Whether a job ended by force may lose its wrapper and keep its command."""
     loss_grace: ClassVar[float] = 3.0
     """Seconds between a job's disappearance and its being given up as lost."""
     accounting_lag: ClassVar[float] = 0.0
@@ -243,6 +245,7 @@ class SchedulerPostInit(Base):
             check_inputs=not self.runs_here,
             kill_grace=self.kill_grace,
             tell_start=not self.runs_here,
+            guard=self.kills_wrapper_only,
         )
         return render(job.spec, context, self.job_environment(job))
 

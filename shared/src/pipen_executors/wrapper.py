@@ -56,6 +56,9 @@ class WrapperContext:
         Seconds between TERM and KILL for a job over its timeout.
     tell_start
         Whether the start is announced too, not only the end.
+    guard
+        Whether the command has to be ended when the wrapper is killed, because the
+        scheduler may reach no further than the wrapper's process group.
     """
 
     shebang: str
@@ -72,6 +75,7 @@ class WrapperContext:
     check_inputs: bool = False
     kill_grace: float = 10
     tell_start: bool = True
+    guard: bool = False
 
 
 _TELL_START: Final = ': > "$pipen_events/$pipen_key.$pipen_token.start"'
@@ -101,12 +105,13 @@ set +o noclobber
 
 exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null
 
-pipen_stage=start pipen_caught= pipen_child= pipen_watchdog= pipen_theirs= rc=
+pipen_stage=start pipen_caught= pipen_child= pipen_watchdog= pipen_guard_PID= pipen_theirs= rc=
 pipen_finish() {
     pipen_last=$?
     trap '' TERM INT HUP XCPU
     rc=${rc:-$pipen_last}
     [[ -n $pipen_watchdog ]] && kill -s KILL -- "-$pipen_watchdog" 2>/dev/null
+    [[ -n $pipen_guard_PID ]] && kill -s KILL -- "-$pipen_guard_PID" 2>/dev/null
     if [[ $pipen_stage == command ]]; then
         if [[ -n $pipen_caught || -e $pipen_dir/job.timedout ]]; then
             kill -s KILL -- "-$pipen_child" 2>/dev/null   # what the command left running
@@ -159,7 +164,7 @@ else
     eval "$cmd" &
 fi
 pipen_child=$!
-@WATCHDOG@set +m
+@WATCHDOG@@GUARD@set +m
 while :; do
     pipen_before=$pipen_caught
     wait "$pipen_child" 2>/dev/null   # bash's remark on a killed job is not the job's
@@ -186,6 +191,12 @@ _WATCHDOG: Final = r"""(
     kill -s KILL -- "-$pipen_child"
 ) 2>/dev/null &
 pipen_watchdog=$!
+"""
+
+# A pipe that only the wrapper can write to: it is at its end when the wrapper is gone.
+_GUARD: Final = r"""coproc pipen_guard {
+    read -r || kill -s KILL -- "-$pipen_child" ${pipen_watchdog:+"-$pipen_watchdog"}
+} 2>/dev/null
 """
 
 # What the prescript changed in the shell and the wrapper relies on: an EXIT trap of its own
@@ -298,7 +309,8 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
     if spec.timeout:
         watchdog = _WATCHDOG.replace("@TIMEOUT@", f"{spec.timeout:g}")
         watchdog = watchdog.replace("@GRACE@", f"{context.kill_grace:g}")
-    lines.append(_RUN.replace("@WATCHDOG@", watchdog))
+    guard = _GUARD if context.guard else ""
+    lines.append(_RUN.replace("@WATCHDOG@", watchdog).replace("@GUARD@", guard))
     return "\n".join(line for line in lines if line) + "\n"
 
 

@@ -1,0 +1,87 @@
+"""The guard that ends a command when its wrapper is killed and nobody else can."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipen_executors.spec import JobSpec
+from pipen_executors.wrapper import WrapperContext, render
+from tests.services.common import wait_until
+
+SCRIPT = "sleep 60 & echo $! > child; echo $$ > pid.part; mv pid.part pid; wait"
+
+
+def start(directory: Path, script: str, timeout: float = 0) -> subprocess.Popen[bytes]:
+    """Start a wrapper with a guard, leading a process group as a scheduler's job does."""
+    (directory / "events").mkdir()
+    (directory / "job.script").write_text(script)
+    spec = JobSpec(
+        rule="r",
+        wildcards={},
+        products=(),
+        jobid="1",
+        argv=("/bin/bash",),
+        script=script,
+        cwd=str(directory),
+        timeout=timeout,
+    )
+    context = WrapperContext(
+        shebang="/bin/bash",
+        directory=str(directory),
+        events=str(directory / "events"),
+        key="key",
+        token="token",
+        jid="$$",
+        guard=True,
+    )
+    path = directory / "job.wrapped.test"
+    path.write_text(render(spec, context, ""))
+    return subprocess.Popen(["/bin/bash", str(path)], start_new_session=True)
+
+
+def in_session(pid: int) -> list[int]:
+    """Return the living processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("timeout", [0.0, 50.0], ids=["no-timeout", "timeout"])
+def test_command_ends_with_its_wrapper(tmp_path: Path, timeout: float) -> None:
+    wrapper = start(tmp_path, SCRIPT, timeout)
+    wait_until((tmp_path / "pid").exists, "the command's start")
+    os.killpg(wrapper.pid, signal.SIGKILL)
+    wrapper.wait()
+    wait_until(lambda: not in_session(wrapper.pid), "the end of all processes", timeout=5)
+    assert not (tmp_path / "job.rc").exists()
+
+
+def test_guard_leaves_with_the_wrapper(tmp_path: Path) -> None:
+    """What the command leaves running at its own end is its own business."""
+    wrapper = start(tmp_path, "sleep 5 & echo done; exit 3")
+    assert wrapper.wait(timeout=10) == 3
+    (left,) = in_session(wrapper.pid)
+    assert psutil.Process(left).name() == "sleep"
+    os.kill(left, signal.SIGKILL)
+    assert (tmp_path / "job.stdout").read_text() == "done\n"
+    assert (tmp_path / "job.stderr").read_text() == ""
+
+
+def test_signals_still_reach_the_command(tmp_path: Path) -> None:
+    wrapper = start(tmp_path, f"trap 'echo told > told; exit 0' TERM; {SCRIPT}")
+    wait_until((tmp_path / "pid").exists, "the command's start")
+    wrapper.terminate()
+    assert wrapper.wait(timeout=10) == 143
+    assert (tmp_path / "told").exists()
+    wait_until(lambda: not in_session(wrapper.pid), "the end of all processes", timeout=5)
