@@ -1,0 +1,115 @@
+"""Snakemake executor ``pipen-sge``: jobs on Grid Engine."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
+from pipen_executors.executor import PipenExecutor
+from pipen_executors.settings import Checked, one_of, read
+from pipen_executors.settings import ExecutorSettings as SharedSettings
+from pipen_executors.units import parse_seconds
+
+if TYPE_CHECKING:
+    from .scheduler import SgeScheduler
+
+__all__ = ["Executor", "ExecutorSettings", "common_settings"]
+
+
+@dataclass
+class ExecutorSettings(SharedSettings):
+    """Settings of pipen-sge."""
+
+    qsub: str = field(default="qsub", metadata={"help": "Path of qsub."})
+    qstat: str = field(default="qstat", metadata={"help": "Path of qstat."})
+    qdel: str = field(default="qdel", metadata={"help": "Path of qdel."})
+    qacct: str = field(default="qacct", metadata={"help": "Path of qacct."})
+    qconf: str = field(default="qconf", metadata={"help": "Path of qconf."})
+    pe: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Parallel environment for jobs with several threads (default: the only one "
+            "that keeps all slots on one host, if there is only one)."
+        },
+    )
+    memory: str = field(
+        default="h_vmem",
+        metadata={
+            "help": "Resource that mem_mb is asked for as: h_vmem, mem_free, s_vmem or the site's "
+            "own; several with commas between them, or none.",
+            "metavar": "NAME[,NAME]|none",
+        },
+    )
+    memory_per: str = field(
+        default="slot",
+        metadata={
+            "help": "Whether the site counts memory per slot, as usual ('slot': mem_mb is divided "
+            "by the threads), or per job ('job').",
+            "metavar": "slot|job",
+        },
+    )
+    gpu: str = field(
+        default="gpu",
+        metadata={"help": "Resource that gpu is asked for as, or none.", "metavar": "NAME|none"},
+    )
+    disk: str = field(
+        default="none",
+        metadata={
+            "help": "Resource that disk_mb is asked for as (default: none, it is not asked for).",
+            "metavar": "NAME|none",
+        },
+    )
+    host_timeout: str = field(
+        default="10m",
+        metadata={
+            "help": "Time after which a job is given up whose host has not been heard of (state "
+            "'u'). Its end is noticed all the same as long as only the host's daemon is away."
+        },
+    )
+
+
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    pass_default_storage_provider_args=True,
+    pass_default_resources_args=True,
+    pass_envvar_declarations_to_cmd=False,
+    auto_deploy_default_storage_provider=False,
+)
+
+
+class Executor(PipenExecutor):
+    """The executor."""
+
+    backend = "sge"
+
+    def make_scheduler(self, workdir: Path, checked: Checked) -> "SgeScheduler":
+        """Return the scheduler."""
+        from .directives import Site, resource_names
+        from .scheduler import SgeScheduler
+
+        settings = self.workflow.executor_settings
+
+        def setting(name: str, reader):  # type: ignore[no-untyped-def]
+            flag = f"--pipen-sge-{name.replace('_', '-')}"
+            return read(flag, getattr(settings, name), reader)
+
+        return SgeScheduler(
+            workdir,
+            jobname_prefix=checked.jobname_prefix,
+            qsub=settings.qsub,
+            qstat=settings.qstat,
+            qdel=settings.qdel,
+            qacct=settings.qacct,
+            qconf=settings.qconf,
+            site=Site(
+                environment=settings.pe,
+                memory=setting("memory", resource_names),
+                per_slot=setting("memory_per", one_of(("slot", "job"))) == "slot",
+                gpu=setting("gpu", resource_names),
+                disk=setting("disk", resource_names),
+            ),
+            host_timeout=setting("host_timeout", parse_seconds),
+        )

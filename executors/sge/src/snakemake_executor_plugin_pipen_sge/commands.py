@@ -1,0 +1,155 @@
+"""Grid Engine's commands, called."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.process import run
+
+from . import accounting, parse
+from .directives import STATIC, command_line
+
+_BY_ID = 3
+"""For more jobs than these, qacct is asked once: it reads its whole file each time."""
+
+
+class Commands:
+    """The commands of one cell.
+
+    Every method raises ``TransientError`` if Grid Engine could not be asked, and
+    ``SchedulerError`` with the command's own words if it refused.
+
+    Parameters
+    ----------
+    qsub, qstat, qdel, qacct, qconf
+        Paths of the commands.
+    """
+
+    def __init__(self, qsub: str, qstat: str, qdel: str, qacct: str, qconf: str) -> None:
+        self._qsub = qsub
+        self._qstat = qstat
+        self._qdel = qdel
+        self._qacct = qacct
+        self._qconf = qconf
+        self._user = pwd.getpwuid(os.getuid()).pw_name
+        self._volatile: set[str] = set()
+        self._delay: float | None = None
+
+    async def _run(self, *words: str, stdin: str = "") -> str:
+        done = await run(words, stdin=stdin)
+        if done.rc != 0:
+            name = os.path.basename(words[0])
+            raise parse.refusal(f"{done.stderr}\n{done.stdout}", name, done.rc)
+        return done.stdout
+
+    # -- submission --------------------------------------------------------------------
+
+    async def submit(self, options: Mapping[str, Any], script: str) -> str:
+        """Submit a script and return the number of the job, unless it could never run.
+
+        ``-w e`` knows nothing of load values (sge_submit(1), -w), and refuses a job that
+        asks for one. So its refusal counts only where no request can be for a load value.
+        """
+        # -C: no line of the script is for qsub.
+        words = [self._qsub, "-terse", "-S", "/bin/bash", "-C", "", *command_line(options)]
+        doubtful = options.get("l", {}).keys() - STATIC
+        if not ("w" in options or "ar" in options or doubtful & self._volatile):
+            try:
+                return parse.submitted_id(await self._run(*words, "-w", "e", stdin=script))
+            except parse.NoSuitableQueue as error:
+                if not doubtful:
+                    text = f"no queue could ever run it, even if all were empty ({error})"
+                    raise SchedulerError(text) from None
+        number = parse.submitted_id(await self._run(*words, stdin=script))
+        if "w" not in options:
+            self._volatile |= doubtful
+        return number
+
+    async def environments(self) -> dict[str, str]:
+        """Return the allocation rules of all parallel environments by name."""
+        rules = {}
+        for name in (await self._run(self._qconf, "-spl")).split():
+            shown = parse.table(await self._run(self._qconf, "-sp", name))
+            rules[name] = shown.get("allocation_rule", "")
+        return rules
+
+    # -- the queue -----------------------------------------------------------------------
+
+    async def queue(self) -> dict[str, parse.QueueEntry]:
+        """Return all jobs of the user; no refusal of this says anything about any job."""
+        return await self._listed("-xml", "-u", self._user)
+
+    async def on_silent_hosts(self) -> set[str]:
+        """Return the user's jobs on hosts that are not heard of (queue state ``u``)."""
+        entries = await self._listed("-f", "-xml", "-qs", "u", "-u", self._user)
+        return {jid for jid, entry in entries.items() if "q" not in entry.state}
+
+    async def _listed(self, *words: str) -> dict[str, parse.QueueEntry]:
+        try:
+            return parse.queue(await self._run(self._qstat, *words))
+        except TransientError:
+            raise
+        except SchedulerError as error:
+            raise TransientError(str(error)) from None
+
+    async def error_reasons(self, jids: Iterable[str]) -> dict[str, str]:
+        """Return why jobs are in the error state."""
+        bases = sorted({jid.partition(".")[0] for jid in jids})
+        if not bases:
+            return {}
+        try:
+            reasons = parse.error_reasons(await self._run(self._qstat, "-j", ",".join(bases)))
+        except TransientError:
+            raise
+        except SchedulerError:
+            return {}  # they have been deleted meanwhile
+        return {jid: reasons.get(jid if "." in jid else f"{jid}.1", "") for jid in jids}
+
+    async def delete(self, jids: Iterable[str], array_sizes: Mapping[str, int]) -> None:
+        """Delete jobs with one qdel; those that are gone already do not matter."""
+        try:
+            await self._run(self._qdel, ",".join(parse.compress(jids, array_sizes)))
+        except TransientError:
+            raise
+        except SchedulerError as error:
+            if "does not exist" not in str(error):
+                raise
+
+    # -- accounting ------------------------------------------------------------------------
+
+    async def records(self, jids: Iterable[str], since: float) -> list[accounting.Record]:
+        """Return the records of jobs, oldest first, possibly with those of others.
+
+        Parameters
+        ----------
+        jids
+            The jobs.
+        since
+            Time before which none of them was submitted, in seconds since the epoch.
+        """
+        bases = sorted({jid.partition(".")[0] for jid in jids})
+        questions: list[Sequence[str]] = [("-j", base) for base in bases]
+        if len(bases) > _BY_ID:
+            begin = time.strftime("%Y%m%d%H%M", time.localtime(since))
+            questions = [("-o", self._user, "-b", begin, "-j")]
+        records = []
+        for question in questions:
+            try:
+                records += accounting.read(await self._run(self._qacct, *question))
+            except TransientError:
+                raise
+            except SchedulerError:
+                continue  # not found: accounting is late, or not kept here
+        return records
+
+    async def accounting_delay(self) -> float:
+        """Return after how many seconds an ended job is accounted for."""
+        if self._delay is None:
+            configuration = parse.table(await self._run(self._qconf, "-sconf"))
+            self._delay = accounting.delay(configuration)
+        return self._delay

@@ -1,0 +1,255 @@
+"""From what a rule asks for to qsub's options.
+
+The names of resources are those of snakemake-executor-plugin-sge, so that workflows and
+profiles written for it go on working; docs/sge.md lists each with its option.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipen_executors.exceptions import SettingError
+from pipen_executors.spec import JobSpec
+from pipen_executors.units import parse_megabytes
+
+Options = dict[str, Any]
+
+_NAME = re.compile(r"[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """How a site counts what jobs ask for.
+
+    Parameters
+    ----------
+    environment
+        Parallel environment for jobs with several threads; None if it has to be found out.
+    memory, gpu, disk
+        Names of the resources (complex(5)) that stand for ``mem_mb``, ``gpu``, ``disk_mb``.
+    per_slot
+        Whether a request for memory counts for each slot of a job, or once.
+    """
+
+    environment: str | None = None
+    memory: tuple[str, ...] = ("h_vmem",)
+    per_slot: bool = True
+    gpu: tuple[str, ...] = ("gpu",)
+    disk: tuple[str, ...] = ()
+
+
+def resource_names(value: str) -> tuple[str, ...]:
+    """Read names of Grid Engine's resources, with commas between them, or ``none``."""
+    if value.strip().lower() == "none":
+        return ()
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(map(_NAME.fullmatch, names)):
+        raise ValueError("names of resources such as h_vmem, or none")
+    return names
+
+
+def _switch(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "yes", "no", "y", "n", "1", "0"):
+        raise ValueError("true or false")
+    return text in ("true", "yes", "y", "1")
+
+
+def _yes_or_no(value: Any) -> str:
+    return "y" if _switch(value) else "n"
+
+
+def _priority(value: Any) -> str:
+    try:
+        return str(int(str(value)))
+    except ValueError:
+        raise ValueError("a whole number, -1023 to 1024") from None
+
+
+PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
+    "sge_queue": ("q", str),
+    "sge_project": ("P", str),
+    "sge_priority": ("p", _priority),
+    "sge_requeue": ("r", _yes_or_no),
+    "sge_reservation": ("R", _yes_or_no),
+    "sge_notify": ("notify", _switch),
+    "sge_export_env": ("V", _switch),
+    "sge_mail_on": ("m", str),
+    "sge_mail_address": ("M", str),
+    "sge_hold_jid": ("hold_jid", str),
+    "sge_hold_jid_ad": ("hold_jid_ad", str),
+    "sge_task_concurrency": ("tc", str),
+}
+"""Resources that stand for one option each, with the check of the value."""
+
+STATIC: Final = frozenset(
+    [
+        *("h_rt", "h_cpu", "h_vmem", "h_fsize", "h_data", "h_stack", "h_core", "h_rss"),
+        *("s_rt", "s_cpu", "s_vmem", "s_fsize", "s_data", "s_stack", "s_core", "s_rss"),
+        *("arch", "a", "hostname", "h", "qname", "num_proc", "p"),
+    ]
+)
+"""Resources of which qsub's ``-w e`` knows the most that there can be (complex(5))."""
+
+_OURS: Final = frozenset(
+    ["t", "terse", "S", "sync", "b", "C", "now", "shell", "inherit", "verify", "clear"]
+)
+_IGNORED: Final = frozenset(["cwd"])  # pipen's way to say what is done in any case
+
+
+def qsub_options(spec: JobSpec, site: Site) -> Options:
+    """Return the options of a job, without those of its name and files.
+
+    ``l`` is a table of resource requests. Options given as such
+    (``--pipen-sge-options``, ``pipen_options``) win over what follows from resources. A
+    job with several threads has no ``pe`` if ``site`` does not know the environment.
+
+    Raises
+    ------
+    SettingError
+        For a value that cannot be right.
+    """
+    given = spec.resources.extra
+    options: Options = {}
+    for name, (option, reader) in PLAIN.items():
+        if given.get(name) is not None and given[name] != "":
+            options[option] = _read(spec, name, given[name], reader)
+    extra = _extra(spec)
+    own = {_short(name): value for name, value in spec.options.items()}
+    asked = _requests(extra.pop("l", None)) | _requests(own.pop("l", None))
+    explicit = extra | own
+    for name in _OURS & explicit.keys():
+        where = f"option {name} of rule {spec.rule}"
+        raise SettingError(where, explicit[name], "left to pipen-sge, which sets it itself")
+    environment = given.get("sge_pe") or site.environment
+    threads = spec.resources.threads
+    if environment and (threads > 1 or given.get("sge_pe")):
+        options["pe"] = f"{environment} {threads}"
+    if isinstance(explicit.get("pe"), str) and len(explicit["pe"].split()) == 1:
+        explicit["pe"] = f"{explicit['pe']} {threads}"
+    requests = _limits(spec, site, _slots(explicit.get("pe", ""), threads))
+    requests |= _requests(given.get("sge_resources")) | asked
+    options |= {name: value for name, value in explicit.items() if name not in _IGNORED}
+    options["l"] = {name: value for name, value in requests.items() if value is not False}
+    return {name: value for name, value in options.items() if value is not False and value != {}}
+
+
+def _read(spec: JobSpec, name: str, value: Any, reader: Callable[[Any], Any]) -> Any:
+    try:
+        return reader(value)
+    except ValueError as error:
+        raise SettingError(f"resource {name} of rule {spec.rule}", value, str(error)) from None
+
+
+def _short(name: str) -> str:
+    """Return an option's own name for pipen's older spellings (``qsub_q``, ``sge_l``)."""
+    return re.sub(r"^(qsub|sge)_", "", name)
+
+
+def _slots(environment: Any, threads: int) -> int:
+    """Return the slots that a ``pe`` option asks for: a number, or the least of a range."""
+    match = re.search(r"\s(\d+)", str(environment))
+    return max(1, int(match[1])) if match else threads
+
+
+def _limits(spec: JobSpec, site: Site, slots: int) -> Options:
+    """Return the requests that follow from memory, time, GPUs and scratch space."""
+    given, resources = spec.resources.extra, spec.resources
+    requests: Options = {}
+    per_cpu = given.get("mem_mb_per_cpu")
+    memory: int | None = None
+    if per_cpu is not None:
+        memory = _read(spec, "mem_mb_per_cpu", per_cpu, parse_megabytes)
+        memory *= 1 if site.per_slot else slots
+    elif resources.mem_mb is not None:
+        # Rounded up: the parts must not add up to less than what was asked for.
+        memory = -(-resources.mem_mb // slots) if site.per_slot else resources.mem_mb
+    if memory is not None:
+        requests |= dict.fromkeys(site.memory, f"{memory}M")
+    if resources.runtime is not None:
+        requests["h_rt"] = str(resources.runtime * 60)
+    elif given.get("time") is not None:
+        requests["h_rt"] = _read(spec, "time", given["time"], _minutes_or_clock)
+    if resources.gpus:
+        requests |= dict.fromkeys(site.gpu, str(resources.gpus))
+    if resources.disk_mb is not None:
+        requests |= dict.fromkeys(site.disk, f"{resources.disk_mb}M")
+    for name in ("scratch_size", "tscratch"):
+        if given.get(name) is not None:
+            requests["tscratch"] = f"{_read(spec, name, given[name], parse_megabytes)}M"
+    return requests
+
+
+def _minutes_or_clock(value: Any) -> str:
+    """Read a time as snakemake-executor-plugin-sge does: minutes, HH:MM or HH:MM:SS."""
+    parts = str(value).strip().split(":")
+    if not 1 <= len(parts) <= 3 or not all(part.isdigit() for part in parts):
+        raise ValueError("minutes, HH:MM or HH:MM:SS")
+    hours, minutes, seconds = {
+        1: ["0", *parts, "0"],
+        2: [*parts, "0"],
+        3: parts,
+    }[len(parts)]
+    return str(int(hours) * 3600 + int(minutes) * 60 + int(seconds))
+
+
+def _requests(value: Any) -> Options:
+    """Read resource requests: a table, or text (or a list of it) like ``a=1,b``."""
+    if isinstance(value, Mapping):
+        return {str(name): item for name, item in value.items()}
+    requests: Options = {}
+    for text in value if isinstance(value, (list, tuple)) else [value or ""]:
+        for word in filter(None, (word.strip() for word in str(text).split(","))):
+            name, equals, item = word.partition("=")
+            requests[name] = item if equals else True
+    return requests
+
+
+def _extra(spec: JobSpec) -> Options:
+    """Read ``sge_extra``: options as on qsub's command line."""
+    text = spec.resources.extra.get("sge_extra")
+    if not text:
+        return {}
+    where = f"resource sge_extra of rule {spec.rule}"
+    try:
+        words = shlex.split(str(text))
+    except ValueError as error:
+        raise SettingError(where, text, f"quoted as for a shell ({error})") from None
+    options: Options = {}
+    name = ""
+    for word in words:
+        if re.fullmatch(r"-[A-Za-z]\w*", word):
+            name = word[1:]
+            if name != "l" or name not in options:
+                options[name] = [] if name == "l" else True
+        elif name == "l":
+            options["l"].append(word)
+        elif name:
+            options[name] = word if options[name] is True else f"{options[name]} {word}"
+        else:
+            raise SettingError(where, text, "options of qsub, each beginning with a dash")
+    return options
+
+
+def command_line(options: Mapping[str, Any]) -> list[str]:
+    """Return options as words of a command line.
+
+    A list repeats its option, ``l`` is repeated for each request, and a value is split
+    into words where qsub would do so in a ``#$`` line (``pe: "smp 4"``).
+    """
+    words = []
+    for name, value in options.items():
+        if name == "l":
+            for resource, amount in value.items():
+                words += ["-l", resource if amount is True else f"{resource}={amount}"]
+            continue
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if item is True:
+                words.append(f"-{name}")
+            elif item is not None and item is not False:
+                words += [f"-{name}", *shlex.split(str(item))]
+    return words
