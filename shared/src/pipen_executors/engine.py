@@ -431,15 +431,19 @@ class Engine:
             assert job.record is not None
             if _has_ended(job):
                 continue  # its end was heard of at once
-            never_started = job.directory.rc() is None and job.directory.claim(job.token)
-            job._jid = await self._earlier_jid(job, claimed_by_job=not never_started)
-            if _has_ended(job):
-                continue
-            if job.fingerprint != job.record.fingerprint or never_started:
-                # Another command or other inputs; or nothing of it has run, and after
-                # the claim nothing of it will.
-                (replace if job.jid else anew).append(job)
-            elif job.directory.rc() is None:
+            changed = job.fingerprint != job.record.fingerprint
+            job._jid = job.directory.jid(job.token) or None
+            if changed or (job.directory.rc() is None and not job.jid):
+                # Another command or other inputs, or cut off while it was being submitted:
+                # if nothing of it has run, nothing of it will after the claim.
+                claimed = job.directory.claim(job.token)
+                job._jid = await self._earlier_jid(job, claimed_by_job=not claimed)
+                if _has_ended(job):
+                    continue
+                if changed or claimed:
+                    (replace if job.jid else anew).append(job)
+                    continue
+            if job.directory.rc() is None:
                 undecided.append(job)
             elif not self._collect(job):
                 anew.append(job)
@@ -447,8 +451,8 @@ class Engine:
         alive = [job for job in replace if job in present]
         if alive:
             self._client.on_message(
-                f"{len(alive)} jobs of the earlier run have not started or have changed since; "
-                "they are removed and begun anew."
+                f"{len(alive)} jobs of the earlier run have changed since; they are removed and "
+                "begun anew."
             )
             await self._end_superseded(alive)
         anew += replace
@@ -456,8 +460,9 @@ class Engine:
             if _has_ended(job):
                 continue  # its end was heard of meanwhile
             if job in present:
-                self._adopt(job)
+                self._adopt(job, present[job])
             elif not self._collect(job):
+                job.directory.claim(job.token)  # should it turn up after all
                 anew.append(job)
         for job in anew:
             await self._begin_anew(job)
@@ -472,18 +477,23 @@ class Engine:
             await asyncio.sleep(0.05)
         return jid or None
 
-    async def _present(self, jobs: Sequence[Job]) -> set[Job]:
+    async def _present(self, jobs: Sequence[Job]) -> dict[Job, Presence]:
         if not jobs:
-            return set()
+            return {}
         reports = await self._persist(
             self.scheduler.query_jobs,
             [job for job in jobs if job.jid],
             self._limits.submit_patience,
         )
-        return {job for job, report in reports.items() if report.presence is not Presence.GONE}
+        return {
+            job: report.presence
+            for job, report in reports.items()
+            if report.presence is not Presence.GONE
+        }
 
-    def _adopt(self, job: Job) -> None:
-        self._client.on_message(f"Job {job.spec.rule} ({job.jid}) still runs; taken up again.")
+    def _adopt(self, job: Job, presence: Presence) -> None:
+        does = "waits" if presence is Presence.PENDING else "runs"
+        self._client.on_message(f"Job {job.spec.rule} ({job.jid}) still {does}; taken up again.")
         job.trial_count = 0
         job.seen = time.monotonic()
         self._client.on_submitted(job)
