@@ -67,19 +67,12 @@ class Retries(ConformanceBase):
         workflow.snakefile(
             """
             rule all:
-                input: "dir", "shadowed", "logged"
+                input: "dir", "logged"
             rule into_directory:
                 output: directory("dir")
                 shell:
                     "mkdir {output}; echo x >> dir.log; touch {output}/$(wc -l < dir.log); "
                     "[ $(wc -l < dir.log) = 2 ]"
-            rule shadowed:
-                output: "shadowed"
-                params: tally=workflow.basedir + "/shadowed.log"
-                shadow: "minimal"
-                shell:
-                    "echo x >> {params.tally}; ls -A > {output}; touch junk; "
-                    "[ $(wc -l < {params.tally}) = 2 ]"
             rule logged:
                 output: "logged"
                 log: "logged.log"
@@ -90,8 +83,23 @@ class Retries(ConformanceBase):
         )
         workflow.run(*self.backend.option("error_strategy", "retry")).ok()
         assert [path.name for path in workflow.path("dir").glob("[0-9]")] == ["2"]
-        assert workflow.read("shadowed") == "shadowed\n"
         assert workflow.read("logged.log") == "run\n"
+
+    def test_retry_has_a_fresh_shadow_directory(self, workflow: Workflow) -> None:
+        self.needs_shared_files()
+        workflow.snakefile(
+            """
+            rule shadowed:
+                output: "shadowed"
+                params: tally=workflow.basedir + "/shadowed.log"
+                shadow: "minimal"
+                shell:
+                    "echo x >> {params.tally}; ls -A > {output}; touch junk; "
+                    "[ $(wc -l < {params.tally}) = 2 ]"
+            """
+        )
+        workflow.run(*self.backend.option("error_strategy", "retry")).ok()
+        assert workflow.read("shadowed") == "shadowed\n"
 
     def test_retry_updates_the_file_of_before(self, workflow: Workflow) -> None:
         self.needs_shared_files()
