@@ -685,7 +685,12 @@ class Engine:
         )
         job._jid = None
         job.started_told = job.settling = False
-        await self._to_queue(job)
+        try:
+            await asyncio.to_thread(self._client.prepare, job)
+        except Exception as error:
+            self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(error)))
+        else:
+            await self._to_queue(job)
 
     async def _tell_started_late(self, job: Job) -> None:
         """Keep the order of hooks for a job that ended before it was seen to run."""
