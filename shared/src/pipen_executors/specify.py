@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -296,6 +297,20 @@ class Specifier:
             self._workflow.async_run(job.prepare())
             if job.shadow_dir:
                 self.use_shadow(job, spec, job.shadow_dir)
+
+    def take_back(self, job: Any, spec: JobSpec) -> None:
+        """Undo what a start of a direct job may have done that ``prepare()`` does not undo."""
+        from snakemake.io import is_flagged
+
+        if not spec.direct or job.is_group():
+            return
+        for file in job.output:
+            if is_flagged(file, "update") and os.path.lexists(file):
+                # Without a copy of before there was no file before.
+                if not self._workflow.persistence.restore_output(Path(file)):
+                    shutil.rmtree(file) if os.path.isdir(file) else os.unlink(file)
+        if spec.shadow_dir:
+            shutil.rmtree(spec.shadow_dir, ignore_errors=True)
 
     def use_shadow(self, job: Any, spec: JobSpec, directory: str) -> None:
         """Let a job run in a shadow directory."""
