@@ -225,7 +225,9 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def prepare(self, handle: Job) -> None:
         """Make a job ready for a fresh start (see ``engine.Client``)."""
-        self._specifier.prepare(self._infos[handle.spec.key].job, handle.spec)
+        job = self._infos[handle.spec.key].job
+        self._specifier.take_back(job, handle.spec)
+        self._specifier.prepare(job, handle.spec)
 
     # -- the respawned command line ------------------------------------------------------
 
