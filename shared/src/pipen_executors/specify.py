@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from snakemake.io import is_flagged
@@ -300,15 +301,14 @@ class Specifier:
 
     def take_back(self, job: Any, spec: JobSpec) -> None:
         """Undo what a start of a direct job may have done that ``prepare()`` does not undo."""
-        from snakemake.io import is_flagged
-
         if not spec.direct or job.is_group():
             return
         for file in job.output:
-            if is_flagged(file, "update") and os.path.lexists(file):
+            if not is_flagged(file, "update") or not os.path.lexists(file):
+                continue
+            if not self._workflow.persistence.restore_output(Path(file)):
                 # Without a copy of before there was no file before.
-                if not self._workflow.persistence.restore_output(Path(file)):
-                    shutil.rmtree(file) if os.path.isdir(file) else os.unlink(file)
+                shutil.rmtree(file) if os.path.isdir(file) else os.unlink(file)
         if spec.shadow_dir:
             shutil.rmtree(spec.shadow_dir, ignore_errors=True)
 
