@@ -774,7 +774,7 @@ class Engine:
                     await self._hooks.fire("on_job_polling", self.scheduler, job, counter=counter)
             self._spawn(self._look_for(gone))
             self._tell_waiting(jobs)
-            picture = [(job.jid, job.state, job.reason) for job in jobs]
+            picture = [(job.jid, job.state) for job in jobs]
             interval = _FIRST_QUERY if gone or picture != last else interval * _QUERY_GROWTH
             interval = min(interval, self._limits.query_ceiling)
             last = picture
