@@ -38,7 +38,7 @@ from .states import ExitReason, JobState, Outcome, Presence, outcome_of
 T = TypeVar("T")
 
 _FIRST_QUERY: Final = 2.0
-_QUERY_GROWTH: Final = 1.5
+_QUERY_GROWTH: Final = 2.0
 _REPORT_BATCH: Final = 0.03
 _KILL_PATIENCE: Final = 300.0
 _MANY: Final = 20
