@@ -1,0 +1,31 @@
+"""pipen-sge: the conformance suite on a real Grid Engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .conformance.suite import ExecutorConformance
+from .services.sge import SgeCell
+from .sge_support import PLAIN, backend_on, cell_or_skip
+
+pytestmark = pytest.mark.sge
+
+
+@pytest.fixture(scope="module")
+def cell() -> Iterator[SgeCell]:
+    """A cell with as many slots as the largest test has jobs in the queue at a time."""
+    with cell_or_skip(slots=64) as running:
+        yield running
+
+
+class TestSge(ExecutorConformance):
+    """All of it, as root."""
+
+    __test__ = True
+    backend = PLAIN
+
+    @pytest.fixture(scope="class", autouse=True)
+    def on_cell(self, request: pytest.FixtureRequest, cell: SgeCell) -> None:
+        request.cls.backend = backend_on(cell)
