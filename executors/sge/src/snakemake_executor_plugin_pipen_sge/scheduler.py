@@ -172,14 +172,14 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
             except SettingError as error:
                 raise SchedulerError(str(error)) from None
         name = f"{self._name(first.spec, len(jobs) > 1)}.{first.token}"
-        log = f"{self.workdir.mounted}/.sge/"
+        log = f"{self.workdir.mounted}/.sge/$JOB_ID" + (".$TASK_ID" if len(jobs) > 1 else "")
         options = {
             "N": name,
             "wd": shlex.quote(first.spec.cwd),
             "j": "y",
             # The wrapper has its own files; this one is for what comes before it. qsub
             # takes "," ":" and "$" in a path for its own (sge_submit(1), -o).
-            "o": shlex.quote(f"{log}$JOB_ID.$TASK_ID") if _LOG_NAME.fullmatch(log) else "/dev/null",
+            "o": shlex.quote(log) if _LOG_NAME.fullmatch(str(self.workdir)) else "/dev/null",
             **({"t": f"1-{len(jobs)}"} if len(jobs) > 1 else {}),
             **self.options_of(first.spec),
         }
@@ -323,8 +323,7 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
 
     def _log(self, job: Job) -> str:
         """Return the path of what was written before the wrapper took over."""
-        number, _, task = job.jid.partition(".")
-        return f"{self.workdir}/.sge/{number}.{task or 'undefined'}"
+        return f"{self.workdir}/.sge/{job.jid}"
 
     def forget(self, job: Job) -> None:
         """Remove what only this run needed of a job that has ended."""
