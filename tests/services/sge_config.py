@@ -129,6 +129,8 @@ def configuration(settings: SgeSettings, base: Path, first_group: int) -> str:
             "mailer": "/bin/true",
             "administrator_mail": "none",
             "shell_start_mode": settings.start_mode,
+            # A job as bash's login shell reads the profile of the tests' user, whatever is in it.
+            "login_shells": "csh,tcsh",
             "load_report_time": "00:00:02",
             "max_unheard": clock(settings.max_unheard),
             "loglevel": "log_info",
