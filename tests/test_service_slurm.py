@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.common import ProcessRef, ServiceUnavailable, wait_until
+from tests.services.require import unavailable
 from tests.services.slurm import SlurmCluster
 from tests.services.users import TEST_USER
 
@@ -22,7 +23,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
         with SlurmCluster(accounting=request.param, min_job_age=2) as running:
             yield running
     except ServiceUnavailable as reason:
-        pytest.skip(str(reason))
+        unavailable(reason)
 
 
 @pytest.mark.parametrize("user", [None, TEST_USER], ids=["as-root", "as-user"])
@@ -80,7 +81,7 @@ def test_stop_leaves_nothing() -> None:
     try:
         cluster.start()
     except ServiceUnavailable as reason:
-        pytest.skip(str(reason))
+        unavailable(reason)
     jobid = cluster.run("sbatch", "--parsable", "--wrap=setsid sleep 600 & sleep 600").stdout
     cluster.wait_state(jobid.strip(), "RUNNING")
     second = SlurmCluster(accounting=False).start()
@@ -103,7 +104,7 @@ def test_default_location_is_given_back() -> None:
     try:
         cluster.start()
     except ServiceUnavailable as reason:
-        pytest.skip(str(reason))
+        unavailable(reason)
     with_conf_dropped = cluster.run("env", "-u", "SLURM_CONF", "scontrol", "ping").stdout
     cluster.stop()
     assert "is UP" in with_conf_dropped
@@ -115,7 +116,7 @@ def test_another_process_can_end_it() -> None:
     try:
         cluster.start()
     except ServiceUnavailable as reason:
-        pytest.skip(str(reason))
+        unavailable(reason)
     SlurmCluster.attach(cluster.base).stop()
     assert cluster.processes() == []
 

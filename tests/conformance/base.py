@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+
+from tests.services.require import unavailable
 
 from .harness import Backend, Workflow
 
@@ -23,10 +24,7 @@ class ConformanceBase:
     def needs_executor(self) -> None:
         """Skip everything where the executor is not installed."""
         if not self.backend.is_installed:
-            message = f"executor plugin {self.backend.executor!r} is not installed"
-            if os.environ.get("PIPEN_TEST_REQUIRE_ALL"):
-                pytest.fail(message, pytrace=False)
-            pytest.skip(message)
+            unavailable(f"executor plugin {self.backend.executor!r} is not installed")
 
     @pytest.fixture
     def workflow(self, tmp_path: Path) -> Iterator[Workflow]:
