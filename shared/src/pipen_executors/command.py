@@ -197,13 +197,12 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
     conda = DeploymentMethod.CONDA in methods and job.conda_env
     apptainer = DeploymentMethod.APPTAINER in methods
     sources: list[str] = []
-    script = _capturing_script(shell, f"{directory}/{prefix}", files, sources)
-    function = _rebind(
-        job.rule.run_func,
-        shell=shell,
-        script=script,
-        wrapper=_rebind(_wrapper_module.wrapper, script=script),
-    )
+    names = {"shell": shell}
+    if not job.is_shell:
+        script = _capturing_script(shell, f"{directory}/{prefix}", files, sources)
+        names["script"] = script
+        names["wrapper"] = _rebind(_wrapper_module.wrapper, script=script)
+    function = _rebind(job.rule.run_func, **names)
     function(
         job.input._plainstrings(),
         job.output._plainstrings(),
