@@ -28,7 +28,7 @@ case $state in
     *) echo failed ;;
 esac
 """
-_SBATCH = "sbatch --parsable --quiet --mem=500 --time=10 --output=/dev/null"
+_SBATCH = "sbatch --parsable --mem=500 --time=10 --output=/dev/null"
 _WAIT = "until [[ $(ls out | wc -l) -eq {count} ]]; do sleep 0.05; done\n"
 _LOOP = f"""#!/bin/bash
 mkdir -p out
