@@ -243,7 +243,8 @@ def faults(bench: Bench) -> Table:
         ["fault", *(executor.name for executor in EXECUTORS)],
         rows,
         [
-            "Default settings; one run each. Times are from the fault (time limit: from the end "
+            "Default settings, but --slurm-array-jobs all for the last row of the slurm plugin, "
+            "whose default is no arrays; one run each. Times are from the fault (time limit: from the end "
             "of the job) to the end of the run; in quotes, what the user reads."
         ],
     )

@@ -251,7 +251,7 @@ def measure(runs: int, only: Sequence[str] = ()) -> list[Table]:
     tables = []
     with Places() as places, SlurmCluster(default_location=True) as cluster:
         bench = Bench(cluster, places)
-        release = ".".join(map(str, cluster.release()))
+        release = "{}.{:02}".format(*cluster.release())
         for name, part in parts.items():
             if not only or name in only:
                 print(f"slurm: {name}", file=sys.stderr, flush=True)
