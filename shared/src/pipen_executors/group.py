@@ -92,9 +92,12 @@ def group_script(
                 lines.append(f"all_of {started}")
                 started = cores = 0
             name = f"job.{number}.script"
-            files |= {name: (command.text + "\n").encode(errors="surrogateescape"), **command.files}
+            text = (command.text + "\n").encode(errors="surrogateescape")
+            env = f"job.{number}.env"
+            settings = exports(changes(command.env)).encode(errors="surrogateescape")
+            files |= {name: text, env: settings, **command.files}
             run = shlex.join([command.shell, f"{directory}/{name}"])
-            lines.append(f"(\n{exports(changes(command.env))}\nexec {run}\n) &")
+            lines.append(f"(\n. {shlex.quote(f'{directory}/{env}')}\nexec {run}\n) &")
             number, started, cores = number + 1, started + 1, cores + job.threads
         if started:
             lines.append(f"all_of {started}")

@@ -140,7 +140,9 @@ class JobSpec:
             digest.update(part.encode(errors="surrogateescape") + b"\0")
         # The second Snakemake's command line has sets in it, in any order.
         script = self.script if self.direct else "\n".join(sorted(self.script.split()))
-        for content in (script.encode(errors="surrogateescape"), *self.files.values()):
+        # As with `env`, what the environment happens to be makes it no other work.
+        files = [content for name, content in self.files.items() if not name.endswith(".env")]
+        for content in (script.encode(errors="surrogateescape"), *files):
             for text in self.volatile:
                 content = content.replace(text.encode(errors="surrogateescape"), b"")
             digest.update(content + b"\0")

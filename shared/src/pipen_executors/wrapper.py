@@ -106,6 +106,17 @@ set +o noclobber
 exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null
 
 pipen_stage=start pipen_caught= pipen_child= pipen_watchdog= pipen_guard_PID= pipen_theirs= rc=
+# End what has left the command's process group, where this shell leads a session of its
+# own (proc(5), stat: behind the name in brackets follow state, ppid, pgrp, session).
+pipen_end_session() {
+    local pipen_stat pipen_line
+    for pipen_stat in /proc/[0-9]*/stat; do
+        { read -r pipen_line < "$pipen_stat"; } 2>/dev/null || continue
+        set -- ${pipen_line##*) }
+        [[ ${4-} == "$$" && ${pipen_line%% *} != "$$" ]] || continue
+        kill -s KILL "${pipen_line%% *}" 2>/dev/null
+    done
+}
 pipen_finish() {
     pipen_last=$?
     trap '' TERM INT HUP XCPU
@@ -115,6 +126,7 @@ pipen_finish() {
     if [[ $pipen_stage == command ]]; then
         if [[ -n $pipen_caught || -e $pipen_dir/job.timedout ]]; then
             kill -s KILL -- "-$pipen_child" 2>/dev/null   # what the command left running
+            pipen_end_session
         fi
         # A signal is a failure, whatever the command made of it.
         [[ -n $pipen_caught && $rc -eq 0 ]] && rc=143
