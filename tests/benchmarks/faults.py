@@ -244,7 +244,7 @@ def faults(bench: Bench) -> Table:
         rows,
         [
             "Default settings, but --slurm-array-jobs all for the last row of the slurm plugin, "
-            "whose default is no arrays; one run each. Times are from the fault (time limit: from the end "
-            "of the job) to the end of the run; in quotes, what the user reads."
+            "whose default is no arrays; one run each. Times are from the fault (time limit: from "
+            "the end of the job) to the end of the run; in quotes, what the user reads."
         ],
     )
