@@ -33,7 +33,8 @@ def cell_or_skip(**settings: Any) -> Iterator[SgeCell]:
 def backend_on(cell: SgeCell, user: str | None = None, **changes: Any) -> Backend:
     """Return pipen-sge as a backend on a cell."""
     root = cell.scratch if user else None
-    return replace(PLAIN, environment=cell.env, user=user, root=root, settle=5.0, **changes)
+    known = {"environment": cell.env, "user": user, "root": root, "settle": 5.0}
+    return replace(PLAIN, **{**known, **changes})
 
 
 def workflow_on(cell: SgeCell, tmp_path: Path, **changes: Any) -> Workflow:

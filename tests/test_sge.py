@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from .conformance.cancelling import Cancelling
+from .conformance.ending import Failures, Success, Timeouts
+from .conformance.resuming import Resuming
 from .conformance.suite import ExecutorConformance
 from .services.sge import SgeCell
+from .services.users import TEST_USER
 from .sge_support import PLAIN, backend_on, cell_or_skip
 
 pytestmark = pytest.mark.sge
@@ -29,3 +33,14 @@ class TestSge(ExecutorConformance):
     @pytest.fixture(scope="class", autouse=True)
     def on_cell(self, request: pytest.FixtureRequest, cell: SgeCell) -> None:
         request.cls.backend = backend_on(cell)
+
+
+class TestSgeAsUser(Success, Failures, Timeouts, Cancelling, Resuming):
+    """What depends on who one is: running, ending, cancelling, taking up."""
+
+    __test__ = True
+    backend = PLAIN
+
+    @pytest.fixture(scope="class", autouse=True)
+    def on_cell(self, request: pytest.FixtureRequest, cell: SgeCell) -> None:
+        request.cls.backend = backend_on(cell, user=TEST_USER)

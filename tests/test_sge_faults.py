@@ -169,6 +169,7 @@ def cell_of(workflow: Workflow) -> SgeCell:
     return SgeCell.attach(Path(workflow.backend.environment["SGE_ROOT"]))
 
 
+@pytest.mark.slow
 def test_accounting_comes_late(tmp_path: Path) -> None:
     """Debian's qmaster writes accounting records 15 seconds late."""
     with cell_or_skip(accounting_delay=15) as cell:
@@ -234,6 +235,7 @@ def test_environment_that_is_not_obvious(tmp_path: Path) -> None:
 # -- daemons away -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_qmaster_away_while_submitting(own_cell: SgeCell, tmp_path: Path) -> None:
     workflow = workflow_on(own_cell, tmp_path)
     one(workflow, "echo x >> a.log; touch {output}")
@@ -245,6 +247,7 @@ def test_qmaster_away_while_submitting(own_cell: SgeCell, tmp_path: Path) -> Non
     assert workflow.lines("a.log") == ["x"]
 
 
+@pytest.mark.slow
 def test_qmaster_hangs_while_submitting(own_cell: SgeCell, tmp_path: Path) -> None:
     """A submission without an answer is not made twice, or its second does nothing."""
     workflow = workflow_on(own_cell, tmp_path)
@@ -275,6 +278,7 @@ def qsubs(cell: SgeCell) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_qmaster_away_while_jobs_run(own_cell: SgeCell, tmp_path: Path) -> None:
     """Their ends are heard of, and a job that goes on is not given up."""
     workflow = workflow_on(own_cell, tmp_path)
@@ -295,6 +299,7 @@ def test_qmaster_away_while_jobs_run(own_cell: SgeCell, tmp_path: Path) -> None:
     process.wait(60).ok()
 
 
+@pytest.mark.slow
 def test_host_is_lost(own_cell: SgeCell, tmp_path: Path) -> None:
     """The job is given up after the time that is set, and named as the host's failure."""
     workflow = workflow_on(own_cell, tmp_path)
@@ -306,6 +311,7 @@ def test_host_is_lost(own_cell: SgeCell, tmp_path: Path) -> None:
     assert failure.message.startswith("the node failed: nothing was heard of all.q@localhost")
 
 
+@pytest.mark.slow
 def test_daemon_of_the_host_is_away_for_a_while(own_cell: SgeCell, tmp_path: Path) -> None:
     """The job itself goes on, and its end is heard of without the daemon."""
     workflow = workflow_on(own_cell, tmp_path)
@@ -318,6 +324,7 @@ def test_daemon_of_the_host_is_away_for_a_while(own_cell: SgeCell, tmp_path: Pat
     process.wait(30).ok()
 
 
+@pytest.mark.slow
 def test_interrupt_while_the_host_is_lost(own_cell: SgeCell, tmp_path: Path) -> None:
     """Grid Engine would keep the job as ``dr`` for ever; Snakemake does not wait for that."""
     workflow = workflow_on(own_cell, tmp_path)
@@ -343,6 +350,7 @@ rule long:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [None, TEST_USER], ids=["root", "user"])
 def test_kill_and_run_again(cell: SgeCell, tmp_path: Path, user: str | None) -> None:
     """Some run, some wait (16 slots), some end meanwhile: nothing runs twice."""
