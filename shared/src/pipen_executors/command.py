@@ -21,7 +21,6 @@ from typing import Any, Final
 
 from snakemake.common.tbdstring import TBDString
 from snakemake.io import is_flagged
-from snakemake.iocontainers import ResourceList
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, SharedFSUsage
 
 # By name, because the package ``snakemake`` has functions and classes of the same names.
@@ -189,7 +188,8 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
     # Snakemake leaves tmpdir to the node that runs the job, unless that is this one.
     resources = job.resources
     if on_node := str(resources.get("tmpdir")) == _TBD:
-        resources = ResourceList(fromdict={**dict(resources.items()), "tmpdir": NODE_TMPDIR})
+        known = {**dict(resources.items()), "tmpdir": NODE_TMPDIR}
+        resources = type(resources)(fromdict=known)
 
     shell = _capturing_shell(keep)
     deployment = workflow.deployment_settings
