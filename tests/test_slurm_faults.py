@@ -298,7 +298,7 @@ def test_preempted(site: Site) -> None:
     reported(process, "gone")
     assert urgent.stdout
     process.wait_for(lambda: "was requeued" in process.text, "word of the requeue")
-    process.wait_for(lambda: _start_now(cluster, again), "the job's second start")
+    start_again(process, cluster, again)
     result = process.wait().failed()
     assert [failure.rule for failure in result.failures()] == ["gone"], result.text
     assert result.failure("gone").message.startswith("preempted"), result.text
@@ -307,12 +307,15 @@ def test_preempted(site: Site) -> None:
     assert wait_for(lambda: workflow.job("again").jid) == again, "not submitted a second time"
 
 
-def _start_now(cluster: SlurmCluster, jid: str) -> bool:
-    """Let a requeued job start without the two minutes that Slurm makes it wait."""
-    if cluster.job_state(jid) != "PENDING":
-        return True
-    cluster.run("scontrol", "update", f"JobId={jid}", "StartTime=now", check=False)
-    return False
+def start_again(process: Process, cluster: SlurmCluster, jid: str) -> None:
+    """Let a requeued job start without the two minutes that Slurm makes it wait.
+
+    Not in the same second: slurmd takes that for the start that was revoked.
+    """
+    process.wait_for(lambda: cluster.job_state(jid) == "PENDING", "the job to wait again")
+    later = time.time() + 2
+    process.wait_for(lambda: time.time() > later, "another second")
+    cluster.run("scontrol", "update", f"JobId={jid}", "StartTime=now")
 
 
 def test_requeued(each_site: Site) -> None:
@@ -334,7 +337,7 @@ def test_requeued(each_site: Site) -> None:
     jid = wait_jid(process, workflow, "a")
     each_site.cluster.run("scontrol", "requeue", jid)
     process.wait_for(lambda: "was requeued" in process.text, "word of the requeue")
-    process.wait_for(lambda: _start_now(each_site.cluster, jid), "the job's second start")
+    start_again(process, each_site.cluster, jid)
     process.wait().ok()
     assert workflow.lines("log") == ["x", "x"]
     assert workflow.read("a") == "whole\n"
