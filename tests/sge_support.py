@@ -13,7 +13,8 @@ from .services.common import ServiceUnavailable
 from .services.require import unavailable
 from .services.sge import SgeCell
 
-PLAIN = Backend("pipen-sge")
+# Grid Engine starts about ten trivial jobs a second on two cores.
+PLAIN = Backend("pipen-sge", slowness=2.0)
 
 
 @contextlib.contextmanager
