@@ -10,6 +10,7 @@ Snakemake's, in every case, and nothing of it is formatted again.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import subprocess
@@ -187,8 +188,11 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
 
     # Snakemake leaves tmpdir to the node that runs the job, unless that is this one.
     resources = job.resources
-    if on_node := str(resources.get("tmpdir")) == _TBD:
-        known = {**dict(resources.items()), "tmpdir": NODE_TMPDIR}
+    on_node = False
+    if str(resources.get("tmpdir")) == _TBD:
+        place = _fixed_tmpdir(job.rule.resources.get("tmpdir"))
+        on_node = place is None
+        known = {**dict(resources.items()), "tmpdir": place or NODE_TMPDIR}
         resources = type(resources)(fromdict=known)
 
     shell = _capturing_shell(keep)
@@ -244,6 +248,24 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
             if name in os.environ:
                 command.env[name] = os.environ[name]
     return command
+
+
+def _fixed_tmpdir(resource: Any) -> str | None:
+    """Return a tmpdir that is the same on every node; None if it is the node's own.
+
+    Raises
+    ------
+    NotDirect
+        If it is worked out by an expression or a function, which is the node's business.
+    """
+    raw = getattr(resource, "raw", None)
+    if raw == "system_tmpdir":
+        return None
+    try:
+        value = ast.literal_eval(raw or "")
+    except (ValueError, SyntaxError):
+        raise NotDirect("its tmpdir can only be worked out on the node") from None
+    return str(value)
 
 
 def why_not_direct(job: Any, workflow: Any, *, piped: bool = False) -> str | None:
