@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks local|slurm|page [--runs N] [--only PART ...] [--json FILE]``."""
+"""``python -m tests.benchmarks local|slurm|sge|page [--runs N] [--only PART …] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import local, slurm
+from . import local, sge, slurm
 from .environments import ROOT
 from .page import page
 from .tables import Table, as_json, from_json, machine, show
@@ -22,8 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
         "what",
-        choices=["local", "slurm", "page"],
-        help="page makes both and writes docs/benchmarks.md",
+        choices=["local", "slurm", "sge", "page"],
+        help="page makes all and writes docs/benchmarks.md",
     )
     parser.add_argument("--runs", type=int, default=5, help="repetitions of quick candidates")
     parser.add_argument(
@@ -60,6 +60,8 @@ def main() -> None:
             tables += local.measure(options.runs, options.only)
         if options.what in ("slurm", "page"):
             tables += slurm.measure(options.runs, options.only)
+        if options.what in ("sge", "page"):
+            tables += sge.measure(options.runs, options.only)
     show(tables)
     if options.json:
         _write_json(options.json, facts, tables)

@@ -20,12 +20,13 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = ROOT / ".cache" / "benchmarks"
 
-_OURS: Final = ("shared", "executors/local", "executors/slurm")
+_OURS: Final = ("shared", "executors/local", "executors/slurm", "executors/sge")
 REQUIREMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "snakemake": ("snakemake>=9,<10",),
     "pipen": ("snakemake>=9,<10", *(f"{ROOT}/{part}" for part in _OURS)),
     "xqute": ("xqute==2.2.1",),
     "slurm-plugin": ("snakemake>=9,<10", "snakemake-executor-plugin-slurm>=2.8,<2.9"),
+    "sge-plugin": ("snakemake>=9,<10", "snakemake-executor-plugin-sge>=0.6,<0.7"),
     "cluster-generic": ("snakemake>=9,<10", "snakemake-executor-plugin-cluster-generic"),
 }
 """What goes into each environment."""

@@ -19,6 +19,12 @@ COMMANDS: Final = (
     "srun",
     "sshare",
     "sstat",
+    "qsub",
+    "qstat",
+    "qdel",
+    "qacct",
+    "qconf",
+    "qhost",
 )
 
 
@@ -31,15 +37,17 @@ class Shims:
         Where the shims lie.
     log
         Where the calls are noted, one line each.
+    path
+        Where the real commands are looked for; this process's PATH by default.
     """
 
-    def __init__(self, directory: Path, log: Path) -> None:
+    def __init__(self, directory: Path, log: Path, path: str | None = None) -> None:
         self.directory = directory
         self._log = log
         directory.mkdir()
         log.touch()
         for name in COMMANDS:
-            real = shutil.which(name)
+            real = shutil.which(name, path=path)
             if real is None:
                 continue
             shim = directory / name
