@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -111,6 +112,21 @@ class TestProcesses(ConformanceBase):
         workflow.assert_nothing_runs()
         assert workflow.read("cleaned") == "cleaned\n"
         assert not workflow.exists("tidy.out")
+
+    def test_killed_wrapper_leaves_nothing(self, workflow: Workflow) -> None:
+        """A command whose wrapper is gone would write outputs that nobody waits for."""
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                shell: "echo $PPID > wrapper; sleep 60; touch {output}"
+            """
+        )
+        process = workflow.start()
+        process.wait_for(lambda: workflow.lines("wrapper"), "the job's start")
+        os.kill(int(workflow.read("wrapper")), signal.SIGKILL)
+        assert "SIGKILL" in process.wait(30).failed().failure("a").message
+        workflow.assert_nothing_runs()
 
     @pytest.mark.parametrize("ending", ["cancel", "timeout"])
     def test_whole_session_is_ended(self, workflow: Workflow, ending: str) -> None:

@@ -13,7 +13,7 @@ from .environments import ROOT
 from .page import page
 from .tables import Table, as_json, from_json, machine, show
 
-_LOCAL_PARTS = ("independent", "chain", "xqute", "engine", "held")
+_LOCAL_PARTS = ("independent", "unlimited", "chain", "xqute", "engine", "held")
 _SLURM_PARTS = ("independent", "chain", "held", "faults")
 
 

@@ -23,8 +23,10 @@ from .tables import Table, compare
 
 _MANY = 2000
 _WATCHED = 60.0
-_UNHINDERED = ("--scheduler", "greedy", "--max-jobs-per-timespan", "10000/1s")
-"""Without the ILP solver, which takes minutes for so many, and the limit of 100 jobs a second."""
+_UNLIMITED = ("--max-jobs-per-timespan", "10000/1s")
+"""Without Snakemake's limit of 100 jobs a second."""
+_UNHINDERED = ("--scheduler", "greedy", *_UNLIMITED)
+"""And without its ILP solver, which takes minutes for thousands of jobs."""
 
 _XQUTE = """
 import asyncio, sys
@@ -65,13 +67,18 @@ def _pipen(*arguments: str) -> list[str]:
     return _snakemake("--executor", "pipen-local", *arguments)
 
 
-def _three(*, respawned_runs: int | None) -> list[Candidate]:
+def _three(*more: str, respawned_runs: int | None) -> list[Candidate]:
+    respawn = ("--pipen-local-execution", "snakemake")
     return [
-        Candidate("Snakemake's local executor", _snakemake("--cores", "8"), variables("snakemake")),
-        Candidate("pipen-local", _pipen("--jobs", "8"), variables("pipen")),
+        Candidate(
+            "Snakemake's local executor",
+            _snakemake("--cores", "8", *more),
+            variables("snakemake"),
+        ),
+        Candidate("pipen-local", _pipen("--jobs", "8", *more), variables("pipen")),
         Candidate(
             "pipen-local, respawned",
-            _pipen("--jobs", "8", "--pipen-local-execution", "snakemake"),
+            _pipen("--jobs", "8", *respawn, *more),
             variables("pipen"),
             runs=respawned_runs,
         ),
@@ -88,7 +95,21 @@ def independent(runs: int, places: Places) -> Table:
         runs,
     )
     title = "200 independent trivial jobs, 8 at a time"
-    return compare("local-independent", title, results)
+    note = "Snakemake starts at most 100 jobs a second, unless it is told otherwise."
+    return compare("local-independent", title, results, [note])
+
+
+def unlimited(runs: int, places: Places) -> Table:
+    """Measure the same without Snakemake's limit of 100 jobs a second."""
+    results = alternate(
+        _three(*_UNLIMITED, respawned_runs=1),
+        workflows.independent(200),
+        workflows.outputs(200),
+        places,
+        runs,
+    )
+    title = f"The same with {' '.join(_UNLIMITED)}"
+    return compare("local-unlimited", title, results)
 
 
 def chained(runs: int, places: Places) -> Table:
@@ -233,6 +254,7 @@ def measure(runs: int, only: Sequence[str] = ()) -> list[Table]:
     """Make all tables of pipen-local, or only those named."""
     parts = {
         "independent": lambda places: independent(runs, places),
+        "unlimited": lambda places: unlimited(runs, places),
         "chain": lambda places: chained(runs, places),
         "xqute": lambda places: beside_xqute(runs, places),
         "engine": lambda places: engine_time(runs, places),

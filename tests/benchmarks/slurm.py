@@ -49,6 +49,13 @@ for ((i = 0; i < {{count}}; i++)); do
     after=$id
 done
 {_WAIT}"""
+_ONE_BY_ONE = f"""#!/bin/bash
+mkdir -p out
+for ((i = 0; i < {{count}}; i++)); do
+    {_SBATCH} --wrap "echo $i > out/$i.txt" > /dev/null
+    until [[ -e out/$i.txt ]]; do sleep 0.01; done
+done
+"""
 
 PIPEN = ("--executor", "pipen-slurm")
 PLUGIN = ("--executor", "slurm")
@@ -126,7 +133,10 @@ def independent(bench: Bench, runs: int) -> Table:
 
 def chained(bench: Bench, runs: int) -> Table:
     """Measure a chain of 6 trivial jobs."""
-    bare = {"sbatch --dependency, no Snakemake": _DEPENDENT.format(count=6)}
+    bare = {
+        "sbatch --dependency, no Snakemake": _DEPENDENT.format(count=6),
+        "sbatch one after the other, no Snakemake": _ONE_BY_ONE.format(count=6),
+    }
     results = alternate(
         _candidates(bench.env, bare, slow=1),
         workflows.chain(6, more=workflows.RESOURCES),

@@ -357,6 +357,15 @@ class Engine:
         return False
 
     async def _submit(self, batch: list[Job]) -> None:
+        try:
+            await self._submit_batch(batch)
+        except Exception as error:  # a defect: the run ends, and must not wait for these
+            for job in batch:
+                if not job.jid:
+                    self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=repr(error)))
+            raise
+
+    async def _submit_batch(self, batch: list[Job]) -> None:
         async with self._submitters:
             ready = []
             for job in batch:

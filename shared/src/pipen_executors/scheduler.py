@@ -53,6 +53,8 @@ class SchedulerPostInit(Base):
     """Bash that ends the wrapper."""
     kills_wrapper_only: ClassVar[bool] = False
     """Whether a job ended by force may lose its wrapper and keep its command."""
+    sweeps_sessions: ClassVar[bool] = False
+    """Whether the scheduler itself ends what a killed job has left in its session."""
     loss_grace: ClassVar[float] = 3.0
     """Seconds between a job's disappearance and its being given up as lost."""
     accounting_lag: ClassVar[float] = 0.0
@@ -246,6 +248,7 @@ class SchedulerPostInit(Base):
             kill_grace=self.kill_grace,
             tell_start=not self.runs_here,
             guard=self.kills_wrapper_only,
+            sweep=not self.sweeps_sessions,
         )
         return render(job.spec, context, self.job_environment(job))
 

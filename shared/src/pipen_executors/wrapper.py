@@ -59,6 +59,9 @@ class WrapperContext:
     guard
         Whether the command has to be ended when the wrapper is killed, because the
         scheduler may reach no further than the wrapper's process group.
+    sweep
+        Whether a killed wrapper looks through all processes for what has left the command's
+        process group. On a node with thousands of jobs that takes each of them seconds.
     """
 
     shebang: str
@@ -76,6 +79,7 @@ class WrapperContext:
     kill_grace: float = 10
     tell_start: bool = True
     guard: bool = False
+    sweep: bool = True
 
 
 _TELL_START: Final = ': > "$pipen_events/$pipen_key.$pipen_token.start"'
@@ -126,7 +130,7 @@ pipen_finish() {
     if [[ $pipen_stage == command ]]; then
         if [[ -n $pipen_caught || -e $pipen_dir/job.timedout ]]; then
             kill -s KILL -- "-$pipen_child" 2>/dev/null   # what the command left running
-            pipen_end_session
+            @SWEEP@pipen_end_session
         fi
         # A signal is a failure, whatever the command made of it.
         [[ -n $pipen_caught && $rc -eq 0 ]] && rc=143
@@ -286,6 +290,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@FINISHED@", str(JobState.FINISHED.value))
         .replace("@FAILED@", str(JobState.FAILED.value))
         .replace("@AFTER@", _after(spec.postscript, context.end))
+        .replace("@SWEEP@", "" if context.sweep else "[[ -z $pipen_caught ]] && ")
         .replace("@TELL_START@", _TELL_START if context.tell_start else "")
         .replace("@FINAL_EXIT@", context.final_exit),
         f"cd -- {q(spec.cwd)} || exit 1",

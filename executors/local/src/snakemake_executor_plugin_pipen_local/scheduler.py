@@ -30,10 +30,14 @@ class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):
     runs_here = True
     query_ceiling = 5.0
     loss_grace = 0.5
+    kill_chunk = 100_000
+    sweeps_sessions = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._children: dict[str, int | None] = {}
+        self._forgotten: set[str] = set()
+        self._swept: set[int] = set()
         self._oom_kills = _oom_kills()
 
     def batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
@@ -66,16 +70,51 @@ class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):
             else:
                 answers[job] = str(pid)
                 self._children[str(pid)] = None
+                self._forgotten.discard(str(pid))
+                self._swept.discard(pid)
         return answers
 
     def _reap(self) -> None:
-        """Collect exit statuses of wrappers that were started by this process."""
+        """Collect exit statuses of wrappers that were started by this process.
+
+        The kernel is asked for any child that has ended (waitid(2), WNOWAIT leaves it as it
+        is), which is one call however many run. Should that be a child of somebody else in
+        this process, who has yet to collect it, each wrapper is asked for by itself.
+        """
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            if self._children.get(str(ended.si_pid), 0) is not None:
+                break
+            self._collect(str(ended.si_pid))
         for jid, status in self._children.items():
             if status is None:
-                with contextlib.suppress(ChildProcessError):
-                    pid, waited = os.waitpid(int(jid), os.WNOHANG)
-                    if pid:
-                        self._children[jid] = os.waitstatus_to_exitcode(waited)
+                self._collect(jid)
+
+    def _collect(self, jid: str) -> None:
+        """Collect one wrapper, if it has ended, and end what a killed one has left.
+
+        As long as it is not collected, no other session can have its number.
+        """
+        pid = int(jid)
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return
+            signalled = ended.si_code != os.CLD_EXITED or ended.si_status > 128
+            if signalled and pid not in self._swept:
+                _signal_sessions({pid}, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            self._children[jid] = os.waitstatus_to_exitcode(status)
+
+    def forget(self, job: Job) -> None:
+        """Drop the exit status of a job, now or when its wrapper has come to its end."""
+        if job.jid in self._children:
+            self._forgotten.add(job.jid)
 
     async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
         """Look which processes are there."""
@@ -88,10 +127,9 @@ class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):
             else:
                 alive = _runs_wrapper(int(job.jid), job.directory.path)
             reports[job] = running if alive else gone
-        wanted = {job.jid for job in jobs}
-        for jid in [j for j, status in self._children.items() if status is not None]:
-            if jid not in wanted:
-                del self._children[jid]
+        for jid in [j for j in self._forgotten if self._children[j] is not None]:
+            del self._children[jid]
+            self._forgotten.remove(jid)
         return reports
 
     async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome]:
@@ -114,18 +152,16 @@ class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):
 
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
         """End whole sessions: TERM, and KILL after the grace time."""
-        sessions = {int(job.jid) for job in jobs if await self._is_there(job)}
+        reports = await self.query_jobs(jobs)
+        sessions = {int(j.jid) for j, r in reports.items() if r.presence is Presence.RUNNING}
+        self._swept |= sessions
         _signal_sessions(sessions, signal.SIGTERM)
         deadline = time.monotonic() + self.kill_grace
         while remaining := _processes_of(sessions):
             self._reap()
             if time.monotonic() >= deadline:
                 _signal_sessions(sessions, signal.SIGKILL)
-            await asyncio.sleep(0.02 if len(remaining) < 100 else 0.2)
-
-    async def _is_there(self, job: Job) -> bool:
-        (report,) = (await self.query_jobs([job])).values()
-        return report.presence is Presence.RUNNING
+            await asyncio.sleep(0.02 if len(remaining) < 100 else 1.0)
 
 
 def _runs_wrapper(pid: int, directory: str) -> bool:
