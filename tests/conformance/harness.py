@@ -156,6 +156,7 @@ class Failure:
     text: str
 
 
+_REPEATED = "Exiting because a job execution failed. Look below for error messages"
 _ERROR = re.compile(r"^Error in (?:rule |)(\S+?)(?:, jobid: .*)?:$")
 _FACT = re.compile(r"^ {4}([A-Za-z][\w ]*): ?(.*)$")
 
@@ -212,9 +213,12 @@ class Result:
         return lines[0]
 
     def failures(self) -> list[Failure]:
-        """Return what was said about failed jobs, in order."""
+        """Return what was said about failed jobs, in order.
+
+        Older releases of Snakemake name all failed jobs once more at the end, without a reason.
+        """
         found = []
-        lines = self.text.splitlines()
+        lines = self.text.partition(_REPEATED)[0].splitlines()
         for number, line in enumerate(lines):
             match = _ERROR.match(line)
             if not match:
