@@ -34,7 +34,7 @@ def cell_or_skip(**settings: Any) -> Iterator[SgeCell]:
 def backend_on(cell: SgeCell, user: str | None = None, **changes: Any) -> Backend:
     """Return pipen-sge as a backend on a cell."""
     root = cell.scratch if user else None
-    known = {"environment": cell.env, "user": user, "root": root, "settle": 5.0}
+    known = {"environment": cell.env, "user": user, "root": root, "settle": 20.0}
     return replace(PLAIN, **{**known, **changes})
 
 

@@ -37,7 +37,7 @@ def backend_on(cluster: SlurmCluster, user: str | None = None, **changes: Any) -
     changes.setdefault("environment", cluster.env)
     # An ordinary user does not get into pytest's directories.
     root = cluster.scratch if user else None
-    return replace(PLAIN, user=user, root=root, settle=5.0, **changes)
+    return replace(PLAIN, user=user, root=root, settle=20.0, **changes)
 
 
 class Counted:

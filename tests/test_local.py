@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from .conformance.base import ConformanceBase
-from .conformance.harness import Backend, Workflow, wait_for
+from .conformance.harness import Backend, Workflow
 from .conformance.suite import ExecutorConformance
 
 BACKEND = Backend("pipen-local", local=True)
@@ -202,30 +200,6 @@ class TestProcesses(ConformanceBase):
         workflow.file("sid", f"{os.getsid(0)}\n")
         workflow.run(timeout=30).ok()
         assert [line.strip() for line in workflow.lines("a.out")] == ["0", "?", "own-session"]
-
-
-@pytest.fixture
-def small_cgroup() -> Iterator[Path]:
-    """A control group that may use 100 MB of memory, version 2 or version 1."""
-    name = f"pipen-test-{os.getpid()}"
-    group = Path("/sys/fs/cgroup/memory", name)
-    limits = {"memory.limit_in_bytes": 100 << 20}
-    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        group = Path("/sys/fs/cgroup", name)
-        limits = {"memory.max": 100 << 20, "memory.swap.max": 0}
-    try:
-        group.mkdir()
-        for file, value in limits.items():
-            (group / file).write_text(str(value))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        pytest.skip(f"no control group with a limit can be made here: {error}")
-    try:
-        yield group
-    finally:
-        wait_for(lambda: not (group / "cgroup.procs").read_text(), "the end of the processes")
-        group.rmdir()
 
 
 class TestOutOfMemory(ConformanceBase):

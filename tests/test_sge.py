@@ -9,8 +9,13 @@ import pytest
 
 from .conformance.cancelling import Cancelling
 from .conformance.ending import Failures, Success, Timeouts
+from .conformance.environment import Environment, Scripts
+from .conformance.extremes import Extremes
+from .conformance.hooking import Hooks
+from .conformance.kinds import Code, Kinds, Outputs
 from .conformance.resuming import Resuming
-from .conformance.suite import ExecutorConformance
+from .conformance.settings import BadSettings, Execution, GoodSettings, Metadata
+from .conformance.strategies import Halt, KeepGoing, Retries
 from .services.sge import SgeCell
 from .services.users import TEST_USER
 from .sge_support import PLAIN, backend_on, cell_or_skip
@@ -29,8 +34,32 @@ def cell() -> Iterator[SgeCell]:
 MEMORY = ("--pipen-sge-memory", "none")
 
 
-class TestSge(ExecutorConformance):
-    """All of it, as root."""
+class TestSge(Success, Failures, Timeouts, Retries, KeepGoing, Halt, Cancelling, Resuming):
+    """What Grid Engine has a part in, as root: running, ending, cancelling, taking up."""
+
+    __test__ = True
+    backend = PLAIN
+
+    @pytest.fixture(scope="class", autouse=True)
+    def on_cell(self, request: pytest.FixtureRequest, cell: SgeCell) -> None:
+        request.cls.backend = backend_on(cell, arguments=MEMORY)
+
+
+@pytest.mark.slow
+class TestSgeRest(
+    Outputs,
+    Kinds,
+    Code,
+    Environment,
+    Scripts,
+    Hooks,
+    Extremes,
+    BadSettings,
+    GoodSettings,
+    Execution,
+    Metadata,
+):
+    """The rest of the suite, which other backends run in the quick subset."""
 
     __test__ = True
     backend = PLAIN

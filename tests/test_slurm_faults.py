@@ -139,22 +139,24 @@ def test_jobs_that_run(each_site: Site) -> None:
             input: "memory", "cancelled", "node", "launch", "killed"
         rule memory:
             output: "memory"
-            resources: mem_mb=50
-            shell: "touch {output}; perl -e '$x = q(x) x 200_000_000; sleep 60'"
+            resources: mem_mb=50, constraint="only_node1"
+            shell: "touch {output}; perl -e '$x = q(x) x 200_000_000; sleep 600'"
         rule cancelled:
             output: "cancelled"
-            shell: "touch {output} cancelled.started; sleep 60"
+            resources: constraint="only_node1"
+            shell: "touch {output} cancelled.started; sleep 600"
         rule node:
             output: "node"
             resources: constraint="only_node2"
-            shell: "touch {output} node.started; sleep 60"
+            shell: "touch {output} node.started; sleep 600"
         rule launch:
             output: "launch"
             resources: pipen_options="output=/nonexistent/directory/output"
             shell: "touch {output}"
         rule killed:
             output: "killed"
-            shell: "touch {output}; echo $PPID $$ > killed.started; sleep 60"
+            resources: constraint="only_node1"
+            shell: "touch {output}; echo $PPID $$ > killed.started; sleep 600"
         """
     )
     process = workflow.start("--keep-going", jobs=5)
@@ -187,7 +189,9 @@ def test_jobs_that_run(each_site: Site) -> None:
 def test_jobs_that_wait(each_site: Site) -> None:
     """Held (and let go), cancelled by another, and what can never run."""
     cluster = each_site.cluster
-    failed = cluster.run("sbatch", "--parsable", "--wrap=exit 1", user=each_site.user)
+    may_fail = cluster.scratch / f"fail-{time.monotonic_ns()}"
+    failing = f"--wrap=until [ -e {may_fail} ]; do sleep 0.1; done; exit 1"
+    failed = cluster.run("sbatch", "--parsable", failing, user=each_site.user)
     workflow = each_site.workflow(
         f"""
         rule all:
@@ -216,6 +220,9 @@ def test_jobs_that_wait(each_site: Site) -> None:
     )
     process = workflow.start("--keep-going", jobs=5)
     reported(process, "refused")
+    # Only now: Slurm soon forgets a job that has ended, and what depends on none may run.
+    wait_jid(process, workflow, "dependent")
+    may_fail.touch()
     process.wait_for(lambda: "JobHeldUser" in process.text, "the reason of waiting")
     cluster.cancel(wait_jid(process, workflow, "cancelled"))
     reported(process, "cancelled")
@@ -279,14 +286,14 @@ def test_preempted(site: Site) -> None:
         rule gone:
             output: "gone"
             resources: slurm_partition="low", constraint="only_node1"
-            shell: "touch {output} gone.started; sleep 60"
+            shell: "touch {output} gone.started; sleep 600"
         rule again:
             output: "again"
             resources:
                 slurm_partition="again", constraint="only_node2", pipen_options="requeue=true"
             shell:
                 "if [ -e {output} ]; then echo left >> left; fi; echo x >> again.log; "
-                "touch {output}; [ $(wc -l < again.log) = 2 ] || sleep 60"
+                "touch {output}; [ $(wc -l < again.log) = 2 ] || sleep 600"
         """
     )
     process = workflow.start("--keep-going")
@@ -328,7 +335,7 @@ def test_requeued(each_site: Site) -> None:
             resources: pipen_options="requeue=true"
             shell:
                 "if [ -e {output} ]; then echo left >> left; fi; echo x >> log; "
-                "echo half > {output}; [ $(wc -l < log) = 2 ] || sleep 60; echo whole > {output}"
+                "echo half > {output}; [ $(wc -l < log) = 2 ] || sleep 600; echo whole > {output}"
         """,
         environment=counted.environment,
     )
@@ -556,10 +563,10 @@ def test_named_cluster(site: Site) -> None:
             shell: "touch {output}"
         rule cancelled:
             output: "cancelled"
-            shell: "touch {output} cancelled.started; sleep 60"
+            shell: "touch {output} cancelled.started; sleep 600"
         rule long:
             output: "long"
-            shell: "touch {output} long.started; sleep 60"
+            shell: "touch {output} long.started; sleep 600"
         """,
         environment=counted.environment,
     )
@@ -602,7 +609,7 @@ def test_nodes_that_failed_are_left_out(site: Site) -> None:
         """
         rule a:
             output: "a"
-            shell: "hostname >> log; [ $(wc -l < log) = 2 ] || sleep 60; touch {output}"
+            shell: "hostname >> log; [ $(wc -l < log) = 2 ] || sleep 600; touch {output}"
         """,
         environment=counted.environment,
     )
@@ -676,7 +683,7 @@ def test_interrupt(each_site: Site) -> None:
         rule a:
             output: "{n}.out"
             threads: 4
-            shell: "touch {output} {wildcards.n}.started; sleep 60"
+            shell: "touch {output} {wildcards.n}.started; sleep 600"
         rule held:
             output: "held"
             resources: pipen_options="hold=true"
@@ -684,7 +691,7 @@ def test_interrupt(each_site: Site) -> None:
         """
     other = each_site.workflow(text.replace("range(40)", "range(2)"), "other")
     workflow = each_site.workflow(text, environment=counted.environment)
-    stranger = cluster.run("sbatch", "--parsable", "--wrap=sleep 60", user=TEST_USER)
+    stranger = cluster.run("sbatch", "--parsable", "--wrap=sleep 600", user=TEST_USER)
     beside = other.start(jobs=3)
     beside.wait_for(lambda: len(list(other.dir.glob("*.started"))) == 2, "the other run's jobs")
     before = in_queue(each_site)

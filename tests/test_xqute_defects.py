@@ -32,10 +32,11 @@ def run(tmp_path: Path) -> Iterator[Run]:
         run.close()
 
 
-def test_importing_xqute_leaves_the_event_loop_policy() -> None:
+@pytest.mark.parametrize("module", ["scheduler", "engine", "job"])
+def test_importing_xqute_leaves_the_event_loop_policy(module: str) -> None:
     code = (
         "import asyncio; before = asyncio.get_event_loop_policy(); "
-        "import pipen_executors.scheduler, xqute; "
+        f"import pipen_executors.{module}, xqute; "
         "assert asyncio.get_event_loop_policy() is before"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

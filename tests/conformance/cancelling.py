@@ -34,14 +34,12 @@ class Cancelling(ConformanceBase):
         )
         arguments = self.backend.option("execution", execution)
         process = workflow.start(*arguments, jobs=2)
-        process.wait_for(
-            lambda: len(list(workflow.dir.glob("started.*"))) == 2, "the start of two jobs"
-        )
+        process.wait_for(lambda: len(workflow.glob("started.*")) == 2, "the start of two jobs")
         process.interrupt()
         result = process.wait(30 * self.backend.slowness).failed()
         workflow.assert_nothing_runs()
         assert workflow.exists("done.out")
-        assert len(list(workflow.dir.glob("started.*"))) == 2
+        assert len(workflow.glob("started.*")) == 2
         result.lacks("Traceback", "Error in rule done")
 
         workflow.file("quick")
@@ -62,11 +60,11 @@ class Cancelling(ConformanceBase):
             """
         )
         process = workflow.start(*self.backend.option("forks", 1), jobs=20)
-        process.wait_for(lambda: list(workflow.dir.glob("started.*")), "the start of a job")
+        process.wait_for(lambda: workflow.glob("started.*"), "the start of a job")
         process.interrupt()
         process.wait(30 * self.backend.slowness).failed()
         workflow.assert_nothing_runs()
-        assert len(list(workflow.dir.glob("started.*"))) == 1, "forks is 1"
+        assert len(workflow.glob("started.*")) == 1, "forks is 1"
 
     def test_terminate_waits_for_running_jobs(self, workflow: Workflow) -> None:
         """SIGTERM is Snakemake's own: running jobs go on, nothing new is started."""

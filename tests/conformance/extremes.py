@@ -86,7 +86,9 @@ class Extremes(ConformanceBase):
             """
         )
         workflow.run().ok()
-        assert workflow.read(f"{folder}/a.out").rstrip("\n").endswith(folder)
+        where = workflow.read(f"{folder}/a.out").rstrip("\n")
+        if self.backend.sees_files:
+            assert where.endswith(folder)
         assert not list(workflow.dir.rglob("injected"))
 
     @BOTH

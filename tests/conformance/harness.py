@@ -44,6 +44,8 @@ class Backend:
         Further arguments for every run, such as ``("--pipen-slurm-partition", "debug")``.
     environment
         Variables that every run has beside those of the tests.
+    drives
+        Name of the scheduler, where the executor's name does not say it.
     local
         Whether Snakemake takes it for local execution (``--cores``) or not (``--jobs``).
     sees_files
@@ -63,11 +65,15 @@ class Backend:
     find_processes
         Returns what runs of the jobs of a workflow: text for the message of the test that
         finds it. By default, processes of this machine.
+    read_elsewhere
+        Returns the text of a file of a job directory that lies elsewhere until the run that
+        waits for the job fetches it; empty if it is not there either.
     """
 
     executor: str
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    drives: str = ""
     local: bool = False
     sees_files: bool = True
     user: str | None = None
@@ -76,11 +82,12 @@ class Backend:
     slowness: float = 1.0
     settle: float = 0.0
     find_processes: Callable[[Workflow], list[str]] | None = None
+    read_elsewhere: Callable[[Path], str] | None = None
 
     @property
     def scheduler(self) -> str:
         """Name of the scheduler, as in the names of job directories."""
-        return self.executor.removeprefix("pipen-")
+        return self.drives or self.executor.removeprefix("pipen-")
 
     def flag(self, name: str) -> str:
         """Return the command line's form of a setting."""
@@ -254,7 +261,7 @@ class Process:
         self._started = time.monotonic()
         with log.open("wb") as stream:
             self._popen = subprocess.Popen(
-                argv if user is None else [*_as_user(user), *argv],
+                [*_WITH_HANG_UP, *(_as_user(user) if user else ()), *argv],
                 cwd=cwd,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -320,15 +327,16 @@ class Process:
 class JobFiles:
     """The directory of one job."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read_elsewhere: Callable[[Path], str] | None = None) -> None:
         self.path = path
+        self._read_elsewhere = read_elsewhere
 
     def read(self, name: str) -> str:
         """Return one of its files; empty if it is not there."""
         try:
             return (self.path / name).read_text(errors="replace")
         except FileNotFoundError:
-            return ""
+            return self._read_elsewhere(self.path / name) if self._read_elsewhere else ""
 
     @property
     def rc(self) -> int | None:
@@ -421,6 +429,14 @@ class Workflow:
 
     # -- running ---------------------------------------------------------------------------
 
+    def glob(self, pattern: str) -> list[Path]:
+        """Return the files, of those that jobs leave beside their outputs, that fit a pattern."""
+        return list(self.dir.glob(pattern))
+
+    def unfinished(self, name: str) -> str:
+        """Return what there is of an output that a job is making."""
+        return self.read(name)
+
     def argv(
         self, *arguments: str, jobs: int | None = None, executor: str | None = None
     ) -> list[str]:
@@ -440,6 +456,10 @@ class Workflow:
             *arguments,
         ]
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a run."""
+        return {**_clean_environment(self.home, self.backend.user), **self.backend.environment}
+
     def start(
         self,
         *arguments: str,
@@ -452,11 +472,7 @@ class Workflow:
         process = Process(
             self.argv(*arguments, jobs=jobs, executor=executor),
             self.dir,
-            {
-                **_clean_environment(self.home, self.backend.user),
-                **self.backend.environment,
-                **(env or {}),
-            },
+            {**self.environment(), **(env or {})},
             self.home / f"snakemake-{self._logs}.log",
             self.backend.user,
         )
@@ -489,7 +505,9 @@ class Workflow:
     def jobs(self, rule: str) -> list[JobFiles]:
         """Return the directories of a rule's jobs."""
         root = self.job_root / rule
-        return [JobFiles(path) for path in sorted(root.iterdir())] if root.is_dir() else []
+        if not root.is_dir():
+            return []
+        return [JobFiles(path, self.backend.read_elsewhere) for path in sorted(root.iterdir())]
 
     def job(self, rule: str) -> JobFiles:
         """Return the directory of the one job of a rule."""
@@ -500,6 +518,10 @@ class Workflow:
         """Return what runs of this workflow beside Snakemake itself."""
         if self.backend.find_processes is not None:
             return self.backend.find_processes(self)
+        return self.local_processes()
+
+    def local_processes(self) -> list[str]:
+        """Return what runs of this workflow as processes of this machine."""
         return [line for _, line in self._local_processes()]
 
     def _local_processes(self) -> Iterator[tuple[int, str]]:
@@ -537,6 +559,15 @@ class Workflow:
                     os.kill(pid, signal.SIGKILL)
         if self._own_root is not None:
             shutil.rmtree(self._own_root, ignore_errors=True)
+
+
+_WITH_HANG_UP = ("env", "--default-signal=HUP")
+"""The beginning of a command line: what closing a terminal does to the rest does not depend on
+how the tests were started.
+
+Not a ``preexec_fn``, for which Python forks: a child of a process that serves gRPC may die of
+what gRPC does at a fork.
+"""
 
 
 def _group_of(user: str) -> int:

@@ -115,7 +115,9 @@ class Hooks(ConformanceBase):
             env={"PYTHONPATH": str(workflow.dir)},
         ).failed()
         everything = workflow.lines("hooks.log")
-        assert {"job_options good []", "job_options bad []"} <= set(everything)
+        # The backend under test may have options for all jobs.
+        asked = {line.partition(" [")[0] for line in everything}
+        assert {"job_options good", "job_options bad"} <= asked
         # Options are asked for when rules are checked too, which is before all else.
         log = [line for line in everything if not line.startswith("job_options")]
         assert log[0] == f"on_init {self.backend.scheduler}"
@@ -148,14 +150,16 @@ class Hooks(ConformanceBase):
             """
             rule a:
                 output: "a.out"
-                shell: "touch started; sleep 60"
+                shell: "sleep 60"
             """
         )
         workflow.file("recorder.py", RECORDER)
         process = workflow.start(
             *self.backend.option("plugins", "recorder"), env={"PYTHONPATH": str(workflow.dir)}
         )
-        process.wait_for(lambda: workflow.exists("started"), "the job's start")
+        process.wait_for(
+            lambda: "on_job_started" in "".join(workflow.lines("hooks.log")), "the job's start"
+        )
         process.interrupt()
         process.wait()
         names = [line.split()[0] for line in workflow.lines("hooks.log")]

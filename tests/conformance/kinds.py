@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -93,6 +94,29 @@ class Outputs(ConformanceBase):
             result.has("Write-protected output files for rule guarded")
         # Each failed for its own reason and stopped nobody else.
         assert {failure.rule for failure in result.failures()} >= {"updates", "into_directory"}
+
+    @pytest.mark.parametrize("way", ["direct", "snakemake", "group"])
+    def test_failed_update(self, workflow: Workflow, way: str) -> None:
+        """The file of before is there again, whoever ran the job."""
+        workflow.snakefile(
+            f"""
+            rule all:
+                input: "updated", "other.out"
+            rule updates:
+                output: update("updated")
+                {'group: "both"' if way == "group" else ""}
+                shell: "echo partial >> {{output}}; exit 3"
+            rule other:
+                input: "updated"
+                output: "other.out"
+                {'group: "both"' if way == "group" else ""}
+                shell: "touch {{output}}"
+            """
+        )
+        workflow.file("updated", "first\n")
+        arguments = [] if way == "group" else self.backend.option("execution", way)
+        workflow.run("--keep-going", "--forcerun", "updates", *arguments).failed()
+        assert workflow.read("updated") == "first\n"
 
     def test_keep_incomplete(self, workflow: Workflow) -> None:
         workflow.snakefile(
@@ -287,7 +311,8 @@ class Kinds(ConformanceBase):
             rule one:
                 output: "one.out"
                 benchmark: "bench/one.tsv"
-                shell: "sleep 0.3; touch {output}"
+                resources: pipen_execution="direct"
+                shell: "text=$(head -c 50M /dev/zero | base64 -w0); sleep 1.5; touch {output}"
             rule three:
                 output: "three.out"
                 benchmark: repeat("bench/three.tsv", 3)
@@ -302,11 +327,34 @@ class Kinds(ConformanceBase):
         workflow.run().ok()
         header, row = (line.split("\t") for line in workflow.lines("bench/one.tsv"))
         values = dict(zip(header, row, strict=True))
-        assert 0.3 <= float(values["s"]) < 30
+        # Snakemake's clock starts when the command has started, maybe long after on a busy node.
+        assert 1 < float(values["s"]) < 30
+        assert 50 < float(values["max_rss"]) <= float(values["max_vms"])
+        assert 50 < float(values["max_uss"]) <= float(values["max_pss"]) + 1
+        assert 0 < float(values["cpu_time"]) < float(values["s"])
         assert values["h:m:s"].startswith("0:00:")
         assert header[:3] == ["s", "h:m:s", "max_rss"]
         assert len(workflow.lines("bench/three.tsv")) == 4
         assert len(workflow.lines("bench/run.tsv")) == 2
+
+    def test_benchmark_in_more_words(self, workflow: Workflow) -> None:
+        workflow.file("in", "x" * 1024 * 1024)
+        workflow.snakefile(
+            """
+            rule one:
+                input: "in"
+                output: "{name}.out"
+                params: level=3
+                benchmark: "bench/{name}.jsonl"
+                resources: pipen_execution="direct"
+                shell: "echo x > {output}"
+            """
+        )
+        workflow.run("a.out", "--benchmark-extended").ok()
+        (line,) = workflow.lines("bench/a.jsonl")
+        values = json.loads(line)
+        assert (values["rule_name"], values["wildcards"]) == ("one", {"name": "a"})
+        assert (values["params"], values["input_size_mb"]) == ({"level": 3}, {"in": 1.0})
 
 
 class Code(ConformanceBase):

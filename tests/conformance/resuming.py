@@ -71,7 +71,9 @@ class Resuming(ConformanceBase):
         process.says("taken up again")
         if execution == "direct":  # a second Snakemake has settled everything by itself
             process.says("collected")
-        assert workflow.read("running") == "half\n", "the output of a running job is untouched"
+        assert workflow.unfinished("running") == "half\n", (
+            "the output of a running job is untouched"
+        )
         workflow.file("go.running")
         process.wait().ok()
         assert workflow.lines("effects")[0] == "done"
@@ -84,6 +86,20 @@ class Resuming(ConformanceBase):
         assert Counter(workflow.lines("effects")) == dict.fromkeys(
             ("done", "ended", "running", "last"), 2
         ), "a forced run is not taken for the one before"
+
+    def test_killed_while_snakemake_wrote_its_markers(self, workflow: Workflow) -> None:
+        """What it notes of output under way is cut off; it is no proof that nothing was."""
+        workflow.snakefile(FOUR_RULES)
+        self.start_and_kill(workflow)
+        for marker in (workflow.dir / ".snakemake" / "incomplete").iterdir():
+            marker.write_text("")
+        workflow.file("go.ended")
+        workflow.file("go.running")
+        for rule in ("ended", "running"):
+            wait_for(lambda rule=rule: workflow.job(rule).rc == 0, f"the end of {rule}")  # type: ignore[misc]
+        workflow.run("--unlock").ok()
+        workflow.run().ok().has("ended meanwhile; collected")
+        assert sorted(workflow.lines("effects")) == ["done", "ended", "last", "running"]
 
     def test_all_kinds_of_jobs_are_known_again(self, workflow: Workflow) -> None:
         """Scripts, shadow directories, benchmarks, groups: none is taken for a changed one."""

@@ -409,6 +409,8 @@ class SgeCell:
         complexes = self.base / "new" / "centry"
         shutil.copytree(resources / "centry", complexes)
         (complexes / "h_vmem").write_text(config.memory_complex())
+        for name in self.settings.consumables:
+            (complexes / name).write_text(config.consumable(name))
         for name, rule in self.settings.environments.items():
             self._table(f"pe/{name}", config.environment(name, rule))
         first_group = 100 * random.randrange(1000, 9000)

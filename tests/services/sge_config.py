@@ -66,6 +66,9 @@ class SgeSettings:
         Most tasks of an array; most jobs of one user (0 for no limit).
     environments
         Parallel environments of the queues by name, with their allocation rules.
+    consumables
+        Further consumable resources (complex(5)) by name, with what the host has of each; 0
+        for a resource that no host has.
     options
         Further parameters of the global configuration (sge_conf(5)), by name.
     """
@@ -81,6 +84,7 @@ class SgeSettings:
     environments: Mapping[str, str] = field(
         default_factory=lambda: {"smp": "$pe_slots", "make": "$round_robin"}
     )
+    consumables: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -152,6 +156,12 @@ def memory_complex() -> str:
     return changed(template(name), {"consumable": "YES", "default": "4G"})
 
 
+def consumable(name: str) -> str:
+    """Return a consumable resource that is counted for each slot."""
+    values = {"name": name, "shortcut": name, "type": "INT", "consumable": "YES"}
+    return changed(template("util/resources/centry/h_vmem"), values)
+
+
 def environment(name: str, rule: str) -> str:
     """Return a parallel environment (sge_pe(5))."""
     values = {"pe_name": name, "allocation_rule": rule}
@@ -175,10 +185,11 @@ def scheduler_configuration(current: str, settings: SgeSettings) -> str:
 
 def host(settings: SgeSettings) -> str:
     """Return the execution host (host_conf(5))."""
+    offered = {"slots": settings.slots, "h_vmem": "96G", **settings.consumables}
     lines = [
         f"hostname {HOST}",
         "load_scaling NONE",
-        f"complex_values slots={settings.slots},h_vmem=96G",
+        f"complex_values {','.join(f'{name}={value}' for name, value in offered.items() if value)}",
         *(f"{name} NONE" for name in ("user_lists", "xuser_lists", "projects", "xprojects")),
         "usage_scaling NONE",
         "report_variables NONE",

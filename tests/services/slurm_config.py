@@ -29,6 +29,8 @@ class SlurmSettings:
         GPUs of the model ``pretend`` that each node pretends to have.
     min_job_age
         Seconds for which slurmctld remembers a finished job (``MinJobAge``, at least 2).
+    bf_interval
+        Seconds between two passes of the backfill scheduler (``bf_interval``, at least 1).
     options
         Further slurm.conf parameters, or others than usual, by name.
     extra_lines
@@ -44,6 +46,7 @@ class SlurmSettings:
     memory_mb: int = 65536
     gpus: int = 2
     min_job_age: int = 300
+    bf_interval: int = 5
     options: Mapping[str, str | int] = field(default_factory=dict)
     extra_lines: tuple[str, ...] = ()
     default_location: bool = False
@@ -102,7 +105,9 @@ def slurm_conf(settings: SlurmSettings, ports: Ports, base: Path) -> str:
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_Core_Memory",
         "SchedulerType": "sched/backfill",
-        "SchedulerParameters": "sched_interval=5,bf_interval=5,batch_sched_delay=0",
+        "SchedulerParameters": (
+            f"sched_interval=5,bf_interval={settings.bf_interval},batch_sched_delay=0"
+        ),
         # The nodes are what slurm.conf says, not what this machine has.
         "SlurmdParameters": "config_overrides",
         "MinJobAge": settings.min_job_age,
@@ -191,6 +196,7 @@ user=mysql
 datadir={base}/mysql
 socket={base}/run/mysql/mysqld.sock
 pid-file={base}/run/mysql/mysqld.pid
+tmpdir={base}/run/mysql
 bind-address=127.0.0.1
 port={ports.database}
 skip-log-bin

@@ -39,6 +39,17 @@ def ensure_user(name: str = TEST_USER) -> pwd.struct_passwd:
     return pwd.getpwnam(name)
 
 
+def ensure_login(name: str = TEST_USER) -> pwd.struct_passwd:
+    """Return an ordinary user who may log in by ssh with a key.
+
+    An sshd without PAM refuses one whose password is locked, with ``!`` (sshd(8)); nobody can
+    log in with the password ``*`` either.
+    """
+    entry = ensure_user(name)
+    subprocess.run(["/usr/sbin/usermod", "--password", "*", name], check=True, capture_output=True)
+    return entry
+
+
 def user_env(entry: pwd.struct_passwd) -> dict[str, str]:
     """Return the variables that say who one is, for a process run as this user."""
     return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}

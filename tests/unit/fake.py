@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from pathlib import Path
 
 from xqute.schedulers.local_scheduler import LocalScheduler as XquteLocalScheduler
 
-from pipen_executors.engine import Engine, Limits
+from pipen_executors.client import Limits
+from pipen_executors.engine import Engine
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.hooks import Hooks
 from pipen_executors.job import Job
@@ -33,12 +36,36 @@ class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
         self.queries: list[int] = []
         self.kills: list[int] = []
         self.wait_for_the_end = False
+        self.answer_after_the_end = False
+        self.asked_for_room = 0
+        self.room: int | None = None
         self.absent = 0
         self.refuse: dict[str, str] = {}
         self.bug: BaseException | None = None
 
-    def batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
-        return [list(jobs)] if jobs else []
+    async def start(self) -> None:
+        await super().start()
+        self.end_heard = asyncio.Event()
+
+    def admit(self, queued: Sequence[Job], limit: int) -> Sequence[Job]:
+        self.asked_for_room += 1
+        return queued[: limit if self.room is None else min(limit, self.room)]
+
+    @contextlib.asynccontextmanager
+    async def events(self) -> AsyncIterator[AsyncIterator[Sequence[str]]]:
+        async with super().events() as source:
+            yield self._noting_ends(source)
+
+    async def _noting_ends(
+        self, source: AsyncIterator[Sequence[str]]
+    ) -> AsyncIterator[Sequence[str]]:
+        async for names in source:
+            yield names
+            if any(".end." in name for name in names):
+                self.end_heard.set()
+
+    def likeness(self, job: Job) -> Hashable:
+        return None
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         self.submissions.append([job.spec.rule for job in jobs])
@@ -58,6 +85,8 @@ class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
             )
             if self.wait_for_the_end:
                 process.wait()
+            if self.answer_after_the_end:
+                await self.end_heard.wait()
             answers[job] = str(process.pid)
             self.processes[str(process.pid)] = process
         return answers
@@ -84,16 +113,19 @@ class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
 class Run:
     """An engine with a fake scheduler, and what it told its client."""
 
-    def __init__(self, root: Path, **limits: object) -> None:
+    def __init__(self, root: Path, plugins: Sequence[object] = (), **limits: object) -> None:
         prepare_root(root)
         self.root = root
         self.scheduler = FakeScheduler(root)
         self.messages: list[str] = []
         self.ended: dict[str, Job] = {}
         self.halted: list[str] = []
+        self.cancelled = False
         self.broken: list[BaseException] = []
         self._changed = threading.Condition()
         hooks = Hooks((), self.messages.append)
+        for plugin in plugins:
+            hooks.add(plugin)
         self.scheduler.hooks = hooks
         self.engine = Engine(
             self.scheduler,
@@ -114,6 +146,7 @@ class Run:
             argv=("/bin/bash",),
             script=script,
             cwd=str(self.root),
+            base=str(self.root),
             **more,  # type: ignore[arg-type]
         )
 
@@ -155,6 +188,9 @@ class Run:
 
     def on_halt(self, job: Job) -> None:
         self.halted.append(job.spec.rule)
+
+    def on_cancelled(self) -> None:
+        self.cancelled = True
 
     def on_broken(self, error: BaseException) -> None:
         with self._changed:

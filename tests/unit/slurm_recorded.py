@@ -37,10 +37,10 @@ def queue_lines(release: str, name: str) -> str:
 def accounting_lines(release: str, name: str) -> str:
     """Return recorded sacct lines in the order of fields that pipen-slurm asks for.
 
-    The recordings have more fields: id, state, exit code, derived one, reason, nodes, ….
+    The recordings have more: id, state, exit code, derived one, reason, nodes, start, end, ….
     """
     lines = []
     for line in recorded(release, f"{name}.out").splitlines():
-        jid, state, exit_code, _, _, nodes, *_ = line.split("|")
-        lines.append(f"{jid}|{state}|{exit_code}|{nodes}\n")
+        jid, state, exit_code, _, _, nodes, _, end, *_ = line.split("|")
+        lines.append(f"{jid}|{state}|{exit_code}|{nodes}|{end}\n")
     return "".join(lines)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipen_executors import requests
 from pipen_executors.states import ExitReason
 
 from ..conformance.harness import wait_for
@@ -25,6 +26,27 @@ def test_forks(run: Run) -> None:
     run.wait(7)
     assert max(len(batch) for batch in run.scheduler.submissions) <= 2
     assert len(run.scheduler.submissions) >= 4
+
+
+def test_jobs_wait_until_the_scheduler_has_room(run: Run) -> None:
+    run.scheduler.room = 0
+    run.submit(*(run.spec(f"a{n}", ":\n") for n in range(3)))
+    wait_for(lambda: run.scheduler.asked_for_room, "the question for room")
+    assert run.scheduler.submissions == []
+    run.scheduler.room = 1
+    run.engine._loop.call_soon_threadsafe(run.scheduler.room_changed)
+    run.wait(3)
+    assert run.scheduler.submissions == [["a0"], ["a1"], ["a2"]]
+
+
+def test_end_that_is_heard_before_the_submission_is_answered(run: Run) -> None:
+    """As a scheduler may tell that is quicker than its answers."""
+    run.scheduler.answer_after_the_end = True
+    run.submit(run.spec("a", ":\n"))
+    job = run.wait(1)["a"]
+    assert job.jid in run.scheduler.processes
+    assert job.outcome is not None
+    assert job.outcome.ok
 
 
 def test_halt_cancels_the_rest(run: Run) -> None:
@@ -55,3 +77,43 @@ def test_cancel_twice_and_without_jobs(run: Run) -> None:
     run.engine.cancel()
     run.close()
     run.close()
+
+
+def test_cancellation_from_elsewhere(run: Run) -> None:
+    run.submit(*(run.spec(f"a{n}", "sleep 60\n") for n in range(2)))
+    wait_for(lambda: sum(map(len, run.scheduler.submissions)) == 2, "both jobs")
+    asked = requests.ask_to_cancel(str(run.root), run.spec("a1", "").key)
+    outcome = run.wait(1)["a1"].outcome
+    assert outcome is not None
+    assert outcome.reason is ExitReason.CANCELLED
+    assert not Path(asked).exists()
+    assert not run.cancelled
+    requests.ask_to_cancel(str(run.root), requests.ALL)
+    assert set(run.wait(2)) == {"a0", "a1"}
+    wait_for(lambda: run.cancelled, "the end of the run")
+
+
+def test_old_requests_are_not_obeyed(tmp_path: Path) -> None:
+    requests.ask_to_cancel(str(tmp_path / "jobs"), requests.ALL)
+    run = Run(tmp_path / "jobs")
+    run.submit(run.spec("a", "sleep 2\n"))
+    outcome = run.wait(1)["a"].outcome
+    run.close()
+    assert outcome is not None
+    assert outcome.ok
+
+
+def test_job_under_way_whose_id_is_not_known(run: Run) -> None:
+    """The run that submitted it was killed before it noted the id: it is waited for."""
+    spec = run.spec("a", "echo twice > twice\n")
+    earlier = run.engine.make_job(spec)
+    record = earlier.directory.open_attempt(spec, 1, earlier.fingerprint)
+    earlier.directory.write(f"job.info.{record.token}", "jid= node=far start=1\n")
+    run.submit(spec)
+    wait_for(lambda: "its id is not known" in "".join(run.messages), "its being taken up")
+    earlier.directory.write("job.rc", "0\n")
+    (run.root / ".events" / f"{spec.key}.{record.token}.end.0").touch()
+    job = run.wait(1)["a"]
+    assert job.outcome is not None
+    assert job.outcome.ok
+    assert run.scheduler.submissions == []

@@ -22,6 +22,7 @@ def a_spec(rule: str = "a", **more: object) -> JobSpec:
         "argv": ("/bin/bash",),
         "script": "true\n",
         "cwd": "/",
+        "base": "/",
     }
     return JobSpec(rule=rule, **{**values, **more})  # type: ignore[arg-type]
 
@@ -164,7 +165,7 @@ def test_fingerprint_without_what_is_another_in_every_run() -> None:
 
 def test_fingerprint_sees_inputs(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("1")
-    spec = a_spec(cwd=str(tmp_path), inputs=("in", "missing"))
+    spec = a_spec(cwd=str(tmp_path), base=str(tmp_path), inputs=("in", "missing"))
     before = spec.fingerprint()
     (tmp_path / "in").write_text("12")
     assert spec.fingerprint() != before

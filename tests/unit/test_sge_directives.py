@@ -33,6 +33,7 @@ def spec(
         argv=(),
         script="",
         cwd="/",
+        base="/",
         resources=Resources(threads=threads, mem_mb=mem_mb, extra=resources, **known),
         options=parse_options(options),
     )
@@ -75,6 +76,14 @@ def line(job: JobSpec, site: Site = SMP) -> str:
         ({"sge_resources": "arch=lx-amd64,gpu=1"}, "-l arch=lx-amd64 -l gpu=1"),
         ({"sge_extra": "-l gpu=1 -l a=2,b -q x.q"}, "-q x.q -l gpu=1 -l a=2 -l b"),
         ({"sge_extra": "-V -p -5 -binding linear:2"}, "-V -p -5 -binding linear:2"),
+        ({"sge_extra": "-ac 'A=x y'"}, "-ac 'A=x y'"),
+        ({"sge_extra": "queue=x.q runtime=2:0:0 mem=4G V"}, "-q x.q -V -l h_rt=2:0:0 -l h_vmem=4G"),
+        (
+            {"sge_extra": "-soft -l a=1 -hard -l b=2", "runtime": 1},
+            "-l h_rt=60 -l b=2 -soft -l a=1",
+        ),
+        ({"name": "x"}, "-N x"),
+        ({"mem_mb": 0}, ""),
     ],
 )
 def test_resources(resources: dict[str, Any], words: str) -> None:
@@ -143,6 +152,7 @@ def test_memory_is_divided_by_the_slots_that_are_asked_for() -> None:
         (spec("S=/bin/zsh"), "option S of rule r"),
         (spec("terse=true"), "option terse of rule r"),
         (spec(sge_priority="high"), "resource sge_priority of rule r"),
+        (spec(sge_priority=2000), "resource sge_priority of rule r"),
         (spec(sge_requeue="maybe"), "resource sge_requeue of rule r"),
         (spec(time="soon"), "resource time of rule r"),
         (spec(mem_mb_per_cpu="much"), "resource mem_mb_per_cpu of rule r"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.states import ExitReason, Presence
-from snakemake_executor_plugin_pipen_sge import accounting, parse
+from snakemake_executor_plugin_pipen_sge import accounting, parse, refusals
 
 from .sge_recorded import RELEASES, index, recorded
 
@@ -113,7 +115,7 @@ def refused(release: str, name: str) -> SchedulerError:
     entry = index(release)[name]
     command = entry["command"].split()[0]
     text = recorded(release, f"{name}.err") + recorded(release, f"{name}.out")
-    return parse.refusal(text, command, entry["status"])
+    return refusals.refusal(text, command, entry["status"])
 
 
 @pytest.mark.parametrize(
@@ -150,21 +152,46 @@ def test_permanent_refusals(release: str, name: str, words: str) -> None:
 def test_qmaster_down_is_transient(release: str, name: str) -> None:
     error = refused(release, name)
     assert isinstance(error, TransientError)
-    assert not isinstance(error, parse.LimitReached)
+    assert not isinstance(error, refusals.LimitReached)
     assert "unable to send message to qmaster" in str(error)
 
 
 def test_limits_of_submission(release: str) -> None:
-    assert isinstance(refused(release, "qsub-limit-user"), parse.LimitReached)
+    assert isinstance(refused(release, "qsub-limit-user"), refusals.LimitReached)
     for name, most in (("qsub-array-over-max", 75000), ("qsub-array-over-small-max", 10)):
         error = refused(release, name)
-        assert isinstance(error, parse.TooManyTasks)
+        assert isinstance(error, refusals.TooManyTasks)
         assert error.most == most
 
 
 @pytest.mark.parametrize("name", ["never-slots", "never-memory", "load-value"])
 def test_jobs_that_can_never_run(release: str, name: str) -> None:
-    assert isinstance(refused(release, f"qsub-{name}"), parse.NoSuitableQueue)
+    assert isinstance(refused(release, f"qsub-{name}"), refusals.NoSuitableQueue)
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons", "unknown", "away"),
+    [
+        ("slots", "it only offers 0 slots", set(), False),
+        ("too-many", "it offers only hc:licence=2.000000", set(), False),
+        ("unknown", "unknown resource (gpu)", {"gpu"}, False),
+        ("unknown-now", "unknown resource (gpu)", {"gpu"}, False),
+        ("load-value", "unknown resource (mem_free)", {"mem_free"}, False),
+        ("now-execd-lost", "it is temporarily not available", set(), True),
+    ],
+)
+def test_why_no_queue_is_suitable(
+    release: str, name: str, reasons: str, unknown: set[str], away: bool
+) -> None:
+    error = refused(release, f"qsub-verify-{name}")
+    assert isinstance(error, refusals.NoSuitableQueue)
+    assert (error.reasons, error.unknown, error.away) == (reasons, unknown, away)
+
+
+def test_many_reasons_are_cut_short(release: str) -> None:
+    said = "; ".join(f"Job 1 cannot run because it offers only hl:x={n}" for n in range(9))
+    error = refusals.NoSuitableQueue("qsub: no suitable queues", said)
+    assert error.reasons == "it offers only hl:x=0, it offers only hl:x=1, it offers only hl:x=2, …"
 
 
 def test_unknown_job_and_qmaster_down_differ_only_in_their_words(release: str) -> None:
@@ -200,7 +227,7 @@ def record(release: str, name: str) -> accounting.Record:
     ],
 )
 def test_endings(release: str, name: str, reason: ExitReason, words: str) -> None:
-    outcome = accounting.ending(record(release, name))
+    outcome = accounting.ending(record(release, name), {})
     assert outcome.reason is reason
     assert words in outcome.detail
 
@@ -209,9 +236,16 @@ def test_memory_limit_is_told_from_the_time_limit(release: str) -> None:
     """The recorded end for h_rt, as it would be for h_vmem."""
     text = recorded(release, "qacct-h_rt.out").replace("h_rt=2", "h_rt=3600,h_vmem=4.5M")
     (found,) = accounting.read(text)
-    outcome = accounting.ending(found)
+    outcome = accounting.ending(found, {})
     assert outcome.reason is ExitReason.OUT_OF_MEMORY
     assert "over h_vmem=4.5M" in outcome.detail
+
+
+def test_limits_where_accounting_does_not_have_them(release: str) -> None:
+    """The category of a job is not in the accounting of every release."""
+    found = replace(record(release, "h_rt"), category="")
+    assert "over h_rt=2;" in accounting.ending(found, {"h_rt": "2"}).detail
+    assert "over a limit of the queue or the job" in accounting.ending(found, {}).detail
 
 
 def test_records_of_arrays_and_of_all_jobs(release: str) -> None:
@@ -288,3 +322,13 @@ def test_compress(release: str) -> None:
 def test_commands_that_got_no_memory(release: str, line: str) -> None:
     assert accounting.no_memory(["first", line, "last"]) == line
     assert accounting.no_memory(["first", "last"]) == ""
+
+
+def test_use_of_ended_jobs(release: str) -> None:
+    known = record(release, "ok")
+    real = accounting.used(known, virtual=False)
+    assert 3 << 20 < real["memory"] < 10 << 20, "a bash: 8.1.9 prints its kilobytes as bytes"
+    assert real["memory_by"] == "largest process"
+    assert accounting.used(known, virtual=True) == {"cpu": known.cpu}, "over before it was seen"
+    seen = max(accounting.read(recorded(release, "qacct-all.out")), key=lambda r: r.memory)
+    assert accounting.used(seen, virtual=True)["memory"] == round(seen.memory) > 4 << 20

@@ -38,6 +38,7 @@ def spec(
         argv=("/bin/bash",),
         script="",
         cwd="/",
+        base="/",
         resources=resources,
         options=parse_options(options or {}),
     )

@@ -130,6 +130,14 @@ def test_accounting_names_who_cancelled_each_task(release: str) -> None:
     assert len(by_root) == 3, "one task was cancelled by its owner"
 
 
+def test_accounting_that_has_only_the_state_yet(release: str) -> None:
+    """Registered after its cancellation; the record of its end says by whom, a moment later."""
+    line = accounting_lines(release, "sacct-end-CANCELLED-by-root").strip()
+    assert parse.accounting(line)
+    early = "|".join([*line.replace(" by 0", "").split("|")[:-1], "Unknown"])
+    assert parse.accounting(early) == {}
+
+
 @pytest.mark.parametrize(
     "name", ["sacct-running", "sacct-requeued", "sacct-completing", "sacct-unknown-job"]
 )
@@ -344,3 +352,27 @@ def test_clusters_and_environment(release: str) -> None:
     }
     env = {"SLURM_CONF": "c", "SLURM_JOB_ID": "1", "SBATCH_ACCOUNT": "a", "PATH": "p"}
     assert clean_environment(env) == {"SLURM_CONF": "c", "SBATCH_ACCOUNT": "a", "PATH": "p"}
+
+
+# -- what jobs used --------------------------------------------------------------------
+
+
+def test_use_of_ended_jobs(release: str) -> None:
+    (used,) = parse.used(recorded(release, "sacct-steps-end-OUT_OF_MEMORY.out")).values()
+    assert 290 << 20 < (used.memory or 0) < 300 << 20
+    assert 0.2 <= used.cpu < 0.3
+    (used,) = parse.used(recorded(release, "sacct-steps-end-COMPLETED.out")).values()
+    assert used.memory is None, "it was over before it was looked at"
+    assert used.cpu == 0.002
+    (used,) = parse.used(recorded(release, "sacct-steps-end-NODE_FAIL.out")).values()
+    assert (used.cpu, used.memory) == (0, None)
+    tasks = parse.used(recorded(release, "sacct-steps-end-array.out"))
+    assert len(tasks) > 2
+    assert all("_" in jid for jid in tasks)
+
+
+def test_use_of_long_jobs(release: str) -> None:
+    line = "7|COMPLETED|0:0|93784|1-02:03:04||4G|1\n7.batch|COMPLETED|0:0|93784|26:03:04|1.50G||1"
+    assert parse.used(line) == {"7": parse.Used(93_784, 3 << 29)}
+    running = "7|RUNNING|0:0|93784|00:00:00||4G|1"
+    assert parse.used(running) == {}

@@ -3,13 +3,18 @@ from __future__ import annotations
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Final
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipen_executors.jobdir import JobDir
 from pipen_executors.spec import JobSpec
 from pipen_executors.wrapper import WrapperContext, render
+
+from ..conformance.harness import wait_for
 
 NAMES = [
     "two  words",
@@ -26,7 +31,13 @@ NAMES = [
 
 
 def wrapper(
-    directory: Path, script: str, *, check_inputs: bool = False, rerun: bool = False, **spec: object
+    directory: Path,
+    script: str,
+    *,
+    check_inputs: bool = False,
+    rerun: bool = False,
+    sweep: bool = True,
+    **spec: object,
 ) -> Path:
     """Write a wrapper with its script; return its path."""
     job = directory / "job dir"
@@ -41,17 +52,20 @@ def wrapper(
             argv=("/bin/bash",),
             script=script,
             cwd=str(directory),
+            base=str(directory),
             **spec,  # type: ignore[arg-type]
         ),
         WrapperContext(
             shebang="/bin/bash",
             directory=str(job),
             events=str(job / "events"),
+            cwd=str(directory),
             key="key",
             token="token",
             jid="$$",
             check_inputs=check_inputs,
             rerun=rerun,
+            sweep=sweep,
             kill_grace=0.2,
         ),
         f"export VALUE=1 NAMES={shlex.quote('|'.join(NAMES))}",
@@ -158,6 +172,39 @@ def test_timeout_ends_a_deaf_command(tmp_path: Path) -> None:
     assert (path.parent / "job.rc").read_text() == "124\n"
 
 
+TIDY: Final = """
+    perl -e '$SIG{TERM} = sub { select undef, undef, undef, 0.5; open F, ">", "tidied"; exit 1 };
+             open F, ">", "started"; sleep 1 while 1'
+    true
+"""
+"""A shell that ends at once when it is told to, and what it has started, which does not."""
+
+
+def test_what_is_ending_is_not_killed(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, TIDY)
+    process = subprocess.Popen(["/bin/bash", str(path)], stdin=subprocess.DEVNULL)
+    wait_for((tmp_path / "started").exists, "its start")
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    assert (tmp_path / "tidied").exists()
+
+
+def test_told_to_end_while_the_command_is_being_started(tmp_path: Path) -> None:
+    """The wrapper knows of no command yet, and nobody else looks for one."""
+    prescript = 'set() { builtin set "$@"; [[ $1 != -m ]] || kill -s TERM $$; }'
+    path = wrapper(tmp_path, "sleep 600\n", prescript=prescript, sweep=False)
+    assert run(path) == 143
+    assert "stage=command signal=TERM" in (path.parent / "job.info.token").read_text()
+    script = str(path.parent / "job.script")
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert not [words for words in commands if script in words]
+
+
+def test_what_is_ending_after_a_timeout_is_not_killed(tmp_path: Path) -> None:
+    assert run(wrapper(tmp_path, TIDY, timeout=1)) == 124
+    assert (tmp_path / "tidied").exists()
+
+
 def test_input_that_does_not_appear(tmp_path: Path) -> None:
     (tmp_path / NAMES[0]).touch()
     path = wrapper(
@@ -195,3 +242,16 @@ def test_missing_interpreter(tmp_path: Path) -> None:
     path = wrapper(tmp_path, "true\n")
     path.write_text(path.read_text().replace("    /bin/bash\n", "    /no/such/shell\n"))
     assert run(path) == 127
+
+
+def test_peak_of_memory_only_from_a_control_group_of_its_own(
+    tmp_path: Path, small_cgroup: Path
+) -> None:
+    path = wrapper(tmp_path, "x=$(head -c 20000000 /dev/zero | tr '\\0' x)\n")
+    info = JobDir(str(path.parent))
+    subprocess.run(["/bin/bash", path], check=True)
+    assert "memory" not in info.info("token"), "the control group of the tests is not the job's"
+    (path.parent / "job.info.token").unlink()
+    entering = f'echo $$ > {small_cgroup}/cgroup.procs; exec /bin/bash "$1"'
+    subprocess.run(["/bin/bash", "-c", entering, "sh", path], check=True)
+    assert 20_000_000 < int(info.info("token")["memory"]) <= 100 << 20

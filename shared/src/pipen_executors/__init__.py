@@ -6,4 +6,7 @@ installed executor plugin at every start. xqute and the engine are imported only
 when a workflow is executed.
 """
 
+from .registry import get_scheduler
+
+__all__ = ["get_scheduler"]
 __version__ = "0.1.0"

@@ -24,6 +24,8 @@ from snakemake.common.tbdstring import TBDString
 from snakemake.io import is_flagged
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, SharedFSUsage
 
+from .benchmark import why_not_measured
+
 # By name, because the package ``snakemake`` has functions and classes of the same names.
 _shell_module = importlib.import_module("snakemake.shell")
 _script_module = importlib.import_module("snakemake.script")
@@ -42,6 +44,8 @@ class Command:
         Path of the shell.
     env
         Complete environment of the process.
+    own
+        Names of variables that Snakemake sets for the process, whatever they were before.
     files
         Files that the script refers to and that belong into the job directory.
     tmpdir_of_node
@@ -51,6 +55,7 @@ class Command:
     text: str
     shell: str
     env: dict[str, str]
+    own: tuple[str, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict)
     tmpdir_of_node: bool = False
 
@@ -58,6 +63,10 @@ class Command:
 NODE_TMPDIR: Final = "__PIPEN_TMPDIR_OF_THE_NODE__"
 _TBD: Final = str(TBDString())
 _TMPDIR_VARIABLES: Final = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
+_THREAD_VARIABLES: Final = (
+    *("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
+)
 
 
 class NotDirect(Exception):
@@ -159,7 +168,9 @@ def _capturing_script(shell: Any, path: str, files: dict[str, bytes], sources: l
     return _rebind(module.script, **{name: capturing(getattr(module, name)) for name in names})
 
 
-def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Command:
+def capture(
+    job: Any, workflow: Any, directory: str, seen: Callable[[str], str], prefix: str = "job"
+) -> Command:
     """Return what the local executor would start for a job.
 
     Parameters
@@ -170,6 +181,8 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
         Its workflow.
     directory
         The job directory as the job sees it.
+    seen
+        From a path of the workflow to the path by which the job sees it.
     prefix
         What the names of its files begin with.
 
@@ -184,7 +197,7 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
     files: dict[str, bytes] = {}
 
     def keep(command: str, env: dict[str, str], executable: str | None) -> None:
-        started.append(Command(command, executable or "/bin/sh", env, files))
+        started.append(Command(command, executable or "/bin/sh", env, files=files))
 
     # Snakemake leaves tmpdir to the node that runs the job, unless that is this one.
     resources = job.resources
@@ -208,13 +221,13 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
         names["wrapper"] = _rebind(_wrapper_module.wrapper, script=script)
     function = _rebind(job.rule.run_func, **names)
     function(
-        job.input._plainstrings(),
-        job.output._plainstrings(),
+        _seen_paths(job.input, seen),
+        _seen_paths(job.output, seen),
         job.params,
         job.wildcards,
         job.threads,
         resources,
-        job.log._plainstrings(),
+        _seen_paths(job.log, seen),
         job.rule.name,
         job.conda_env.address if conda else None,
         job.container_img_path if apptainer else None,
@@ -224,7 +237,7 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
         None,
         job.jobid,
         job.is_shell,
-        None,
+        0 if job.benchmark is not None else None,
         workflow.execution_settings.cleanup_scripts,
         None,
         None,
@@ -237,17 +250,26 @@ def capture(job: Any, workflow: Any, directory: str, prefix: str = "job") -> Com
     if len(started) != 1:
         raise NotDirect(f"starts {len(started)} commands")
     command = started[0]
+    command.own = tuple(
+        name for name in (*_THREAD_VARIABLES, *_TMPDIR_VARIABLES) if name in command.env
+    )
     if _TBD in command.text:
         raise NotDirect("its command holds a value that is only known on the node (<TBD>)")
     if on_node:
         if any("tmpdir" in source.lower() for source in sources):
             raise NotDirect("its script uses tmpdir, which is only known on the node")
         command.tmpdir_of_node = True
+        command.own = tuple(name for name in command.own if name not in _TMPDIR_VARIABLES)
         for name in _TMPDIR_VARIABLES:
             del command.env[name]
             if name in os.environ:
                 command.env[name] = os.environ[name]
     return command
+
+
+def _seen_paths(files: Any, seen: Callable[[str], str]) -> Any:
+    """Return files as the rule's function is given them, by the paths that the job sees."""
+    return type(files)(toclone=files._plainstrings(), custom_map=seen)
 
 
 def _fixed_tmpdir(resource: Any) -> str | None:
@@ -268,7 +290,9 @@ def _fixed_tmpdir(resource: Any) -> str | None:
     return str(value)
 
 
-def why_not_direct(job: Any, workflow: Any, *, piped: bool = False) -> str | None:
+def why_not_direct(
+    job: Any, workflow: Any, *, stages: bool = False, piped: bool = False
+) -> str | None:
     """Return why a single job has to be run by a second Snakemake; None if it need not.
 
     Parameters
@@ -277,10 +301,12 @@ def why_not_direct(job: Any, workflow: Any, *, piped: bool = False) -> str | Non
         The job.
     workflow
         Its workflow.
+    stages
+        Whether the scheduler brings files to and from nodes that share none.
     piped
         Whether the jobs that it is connected with by pipes run beside it.
     """
-    if workflow.storage_settings.shared_fs_usage != SharedFSUsage.all():
+    if workflow.storage_settings.shared_fs_usage != SharedFSUsage.all() and not stages:
         return "files are not shared with the nodes"
     rule = job.rule
     for kind, is_it in (
@@ -288,12 +314,39 @@ def why_not_direct(job: Any, workflow: Any, *, piped: bool = False) -> str | Non
         ("a notebook", job.is_notebook),
         ("a CWL tool", job.is_cwl),
         ("a template engine", job.is_template_engine),
-        ("benchmark: needs Snakemake beside the job", job.benchmark is not None),
         ("an R Markdown script", job.is_script and str(rule.script).lower().endswith(".rmd")),
     ):
         if is_it:
             return kind
+    if job.benchmark is not None and (why := why_not_measured(job)) is not None:
+        return why
     for flag in () if piped else ("pipe", "service"):
         if any(is_flagged(file, flag) for file in chain(job.input, job.output)):
             return f"{flag}() files connect it with another job"
     return None
+
+
+def why_python(job: Any, workflow: Any) -> str:
+    """Return what the command of a single direct job needs this Snakemake's Python for.
+
+    Empty if it needs none. A script in Python is started by the interpreter that Snakemake
+    runs on and imports Snakemake; the environments of conda lie on this machine.
+    """
+    if job.conda_env and DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+        return "a conda environment"
+    if job.is_wrapper:
+        return "a wrapper"
+    if job.is_script and str(job.rule.script).lower().endswith((".py", ".xsh", ".hy")):
+        return "a script in Python"
+    return ""
+
+
+def own_image(job: Any, workflow: Any) -> str | None:
+    """Return the container image that a rule names itself; empty if it names none.
+
+    None says that Snakemake itself starts its container, by the job's command.
+    """
+    image = job.container_img_url
+    if image and DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+        return None
+    return str(image or "")

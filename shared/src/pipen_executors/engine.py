@@ -18,99 +18,34 @@ import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterable, Sequence
 from types import SimpleNamespace
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
-import tenacity
 from aiolimiter import AsyncLimiter
 
+from . import requests
+from .client import Client, Limits
 from .events import parse_event
 from .exceptions import SchedulerError, TransientError
+from .explainer import NOTHING, Explainer
 from .hooks import Hooks
 from .job import Job
 from .jobdir import JobDir
+from .patience import persist
 from .scheduler import SchedulerPostInit
 from .spec import JobSpec
 from .states import ExitReason, JobState, Outcome, Presence, outcome_of
-
-T = TypeVar("T")
 
 _FIRST_QUERY: Final = 2.0
 _QUERY_GROWTH: Final = 2.0
 _REPORT_BATCH: Final = 0.03
 _KILL_PATIENCE: Final = 300.0
+_FETCH_PATIENCE: Final = 600.0
 _MANY: Final = 20
-_EXPLAIN_PAUSE: Final = 1.0
-_LONGEST_EXPLAIN_PAUSE: Final = 5.0
 _LIMIT_PAUSE: Final = (4.0, 8.0)
 _NOT_SUBMITTED: Final = "before it was submitted"
 _ACTIVE: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
-
-
-class Client(Protocol):
-    """What the engine tells the one that gave it the jobs, always from its own thread."""
-
-    def on_submitted(self, job: Job) -> None:
-        """Tell that the scheduler has taken a job."""
-
-    def on_ended(self, jobs: Sequence[Job]) -> None:
-        """Tell that jobs have ended for good; ``job.outcome`` says how."""
-
-    def on_halt(self, job: Job) -> None:
-        """Tell that a job failed whose error strategy ends the run."""
-
-    def on_broken(self, error: BaseException) -> None:
-        """Tell that the engine itself cannot go on."""
-
-    def on_message(self, text: str, *, warning: bool = False) -> None:
-        """Tell the user something."""
-
-    def prepare(self, job: Job) -> None:
-        """Make ready for a fresh start a job that was first thought to be under way.
-
-        Called in a thread of its own; an exception fails the job.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How fast the engine may be.
-
-    Parameters
-    ----------
-    forks
-        Jobs submitted and not ended at a time; None for no limit.
-    submitters
-        Calls of ``submit_jobs`` under way at a time.
-    submit_rate
-        Jobs and seconds: no more than that many submissions in that time; or None.
-    query_ceiling
-        Longest time between two queries of the scheduler, in seconds.
-    submit_patience
-        Seconds for which a submission is repeated while the scheduler cannot be
-        reached, before the job fails.
-    """
-
-    forks: int | None = None
-    submitters: int = 8
-    submit_rate: tuple[int, float] | None = None
-    query_ceiling: float = 60
-    submit_patience: float = 3600
-
-
-_NOTHING: Final = Outcome(ExitReason.LOST)
-"""Stands for the scheduler's knowing nothing of a job's end."""
-
-
-@dataclass(slots=True)
-class _Question:
-    """A job whose end needs an explanation."""
-
-    answer: asyncio.Future[Outcome | None]
-    lost: bool
-    first_asked: float = 0.0
 
 
 class Engine:
@@ -148,13 +83,13 @@ class Engine:
         self._ended: list[Job] = []
         self._told: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unexplained: dict[Job, _Question] = {}
+        self._sought: set[Job] = set()
+        self._submitting: dict[Job, list[str]] = {}
         self._count = 0
         self._halted = False
         self.cancelling = False
         self._ready = threading.Event()
         self._start_error: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="pipen-engine", daemon=True)
 
     # -- called from the client's threads ------------------------------------------
@@ -167,15 +102,18 @@ class Engine:
         SchedulerError
             If it cannot be used.
         """
+        # Not before: a loop that has never run complains when it is collected.
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         self._ready.wait()
         if self._start_error is not None:
+            self._thread.join()
             raise self._start_error
 
     def make_job(self, spec: JobSpec) -> Job:
         """Return the engine's handle for a job; nothing is written yet."""
-        mounted = str(self.scheduler.workdir.mounted)
-        job = Job(self._count, spec, JobDir.of(self._root, spec, mounted))
+        directory = JobDir.of(self._root, spec, self.scheduler.seen_root())
+        job = Job(self._count, spec, directory)
         self._count += 1
         job.fingerprint = spec.fingerprint()
         job.record = job.directory.record()
@@ -220,11 +158,12 @@ class Engine:
         self._wake_dispatcher = asyncio.Event()
         self._wake_reporter = asyncio.Event()
         self._wake_reconciler = asyncio.Event()
-        self._wake_explainer = asyncio.Event()
         self._cancel_asked = asyncio.Event()
         self._submitters = asyncio.Semaphore(self._limits.submitters)
         rate = self._limits.submit_rate
         self._limiter = AsyncLimiter(*rate) if rate else None
+        self._explainer = Explainer(self.scheduler, self._warn_once)
+        self.scheduler.room_changed = self._wake_dispatcher.set
         await self.scheduler.start()
         self._tell_run("on_init")
         self._ready.set()
@@ -232,8 +171,9 @@ class Engine:
             self._dispatch,
             self._listen,
             self._reconcile,
-            self._explain_together,
+            self._explainer.run,
             self._report,
+            self._obey,
         ):
             self._spawn(work())
         await self._stop.wait()
@@ -250,45 +190,6 @@ class Engine:
         run = SimpleNamespace(scheduler=self.scheduler, jobs=list(self._jobs.values()))
         more = (None,) if name == "on_shutdown" else ()
         self._hooks.call_xqute(name, run, *more)
-
-    async def _persist(
-        self,
-        ask: Callable[[Sequence[Job]], Awaitable[T]],
-        jobs: Sequence[Job],
-        patience: float,
-        *,
-        unless: asyncio.Event | None = None,
-    ) -> T:
-        """Ask the scheduler, again with back-off (with jitter) while it is away.
-
-        The event ``unless`` ends the waiting early.
-
-        Raises
-        ------
-        TransientError
-            If it is still away after ``patience`` seconds.
-        """
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            if state.attempt_number in (1, 4) or state.attempt_number % 10 == 0:
-                assert state.outcome is not None
-                self._warn(f"{state.outcome.exception()}; trying again")
-
-        async def pause(seconds: float) -> None:
-            event = unless or asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), seconds)
-                raise TransientError("given up")
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=30, min=0.3),
-            stop=tenacity.stop_after_delay(patience),
-            sleep=pause,
-            before_sleep=tell,
-            reraise=True,
-        )
-        return await retrying(ask, jobs)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = self._loop.create_task(self._guard(work))
@@ -310,6 +211,7 @@ class Engine:
         for job in jobs:
             self._jobs[job.spec.key] = job
         for job in known:
+            job._jid = job.directory.jid(job.token) or None
             job.set_state(JobState.SUBMITTED)
         if known:
             self._spawn(self._take_up(known))
@@ -343,9 +245,10 @@ class Engine:
                 free = min(free, self._limits.forks - len(self._active()))
             if free <= 0:
                 continue
-            ready, self._queue = self._queue[:free], self._queue[free:]
+            ready = list(self.scheduler.admit(self._queue, free))
             for job in ready:
                 job.set_state(JobState.SUBMITTED)
+            self._queue = [job for job in self._queue if job.state is JobState.QUEUED]
             ready = [job for job in ready if await self._may_submit(job)]
             for batch in self.scheduler.batches(ready):
                 self._spawn(self._submit(batch))
@@ -385,12 +288,14 @@ class Engine:
                     ready.append(job)
             if not ready:
                 return
+            self._submitting.update((job, []) for job in ready)
             try:
                 answers = dict(
-                    await self._persist(
+                    await persist(
                         self.scheduler.submit_jobs,
                         ready,
                         self._limits.submit_patience,
+                        warn=self._warn,
                         unless=self._cancel_asked,
                     )
                 )
@@ -398,25 +303,27 @@ class Engine:
                 answers = {job: SchedulerError(str(error) or repr(error)) for job in ready}
         late = []  # asked to end while they were being submitted
         for job, answer in answers.items():
+            early = self._submitting.pop(job)
             if isinstance(answer, TransientError):
                 self._submit_later(job, answer)
                 continue
             if isinstance(answer, SchedulerError):
                 killed = job.state is JobState.KILLING
-                reason = ExitReason.CANCELLED if killed else ExitReason.SUBMIT_FAILURE
+                reason = ExitReason.CANCELLED if killed else answer.reason
                 self._end(job, Outcome(reason, detail=str(answer)))
                 continue
             job.remember_jid(answer)
             job.seen = time.monotonic()
             self._client.on_submitted(job)
             await self._hooks.fire("on_job_submitted", self.scheduler, job)
-            if self.scheduler.runs_here:
+            if self.scheduler.starts_at_once:
                 await self._started(job)
             if job.state is JobState.KILLING:
                 late.append(job)
+            await self._hear(early)
         self._wake_reconciler.set()
         if late:
-            await self._persist(self.scheduler.kill_jobs, late, _KILL_PATIENCE)
+            await persist(self.scheduler.kill_jobs, late, _KILL_PATIENCE, warn=self._warn)
 
     def _submit_later(self, job: Job, why: TransientError) -> None:
         """Put a job back that the scheduler does not take for now (a limit of its own)."""
@@ -436,6 +343,8 @@ class Engine:
         undecided: list[Job] = []
         anew: list[Job] = []
         replace: list[Job] = []
+        if not self.scheduler.fs_shared:
+            await asyncio.gather(*(self._fetch(job, outputs=False) for job in jobs))
         for job in jobs:
             assert job.record is not None
             if _has_ended(job):
@@ -445,12 +354,16 @@ class Engine:
             if changed or (job.directory.rc() is None and not job.jid):
                 # Another command or other inputs, or cut off while it was being submitted:
                 # if nothing of it has run, nothing of it will after the claim.
-                claimed = job.directory.claim(job.token)
+                claimed = await self.scheduler.claim(job)
                 job._jid = await self._earlier_jid(job, claimed_by_job=not claimed)
                 if _has_ended(job):
                     continue
                 if changed or claimed:
                     (replace if job.jid else anew).append(job)
+                    continue
+                if not job.jid and "start" in job.directory.info(job.token):
+                    # It runs, and nobody knows its id: only a job that cannot tell it itself.
+                    self._adopt(job, Presence.RUNNING)
                     continue
             if job.directory.rc() is None:
                 undecided.append(job)
@@ -471,7 +384,7 @@ class Engine:
             if job in present:
                 self._adopt(job, present[job])
             elif not self._collect(job):
-                job.directory.claim(job.token)  # should it turn up after all
+                await self.scheduler.claim(job)  # should it turn up after all
                 anew.append(job)
         for job in anew:
             await self._begin_anew(job)
@@ -479,20 +392,21 @@ class Engine:
     async def _earlier_jid(self, job: Job, *, claimed_by_job: bool) -> str | None:
         """Return the id of the earlier submission, as the submitter or the job wrote it."""
         deadline = time.monotonic() + 5
-        while not (jid := job.directory.jid(job.token)) and claimed_by_job:
+        while claimed_by_job and not job.directory.info(job.token):
             # The job is between claiming its submission and writing its id.
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.05)
-        return jid or None
+        return job.directory.jid(job.token) or None
 
     async def _present(self, jobs: Sequence[Job]) -> dict[Job, Presence]:
         if not jobs:
             return {}
-        reports = await self._persist(
+        reports = await persist(
             self.scheduler.query_jobs,
             [job for job in jobs if job.jid],
             self._limits.submit_patience,
+            warn=self._warn,
         )
         return {
             job: report.presence
@@ -502,10 +416,12 @@ class Engine:
 
     def _adopt(self, job: Job, presence: Presence) -> None:
         does = "waits" if presence is Presence.PENDING else "runs"
-        self._client.on_message(f"Job {job.spec.rule} ({job.jid}) still {does}; taken up again.")
+        known = job.jid or "its id is not known"
+        self._client.on_message(f"Job {job.spec.rule} ({known}) still {does}; taken up again.")
         job.trial_count = 0
         job.seen = time.monotonic()
         self._client.on_submitted(job)
+        self._hooks.call("on_job_taken_up", scheduler=self.scheduler, job=job)
         self._wake_reconciler.set()
 
     def _collect(self, job: Job) -> bool:
@@ -514,13 +430,14 @@ class Engine:
             return False
         self._client.on_message(f"Job {job.spec.rule} ({job.jid}) ended meanwhile; collected.")
         self._client.on_submitted(job)
+        self._hooks.call("on_job_taken_up", scheduler=self.scheduler, job=job)
         self.scheduler.take_in_events([f"{job.event_key}.start", f"{job.event_key}.end.0"])
         job.settling = True
         self._finish_soon(job, outcome_of(0))
         return True
 
     async def _end_superseded(self, jobs: list[Job]) -> None:
-        await self._persist(self.scheduler.kill_jobs, jobs, _KILL_PATIENCE)
+        await persist(self.scheduler.kill_jobs, jobs, _KILL_PATIENCE, warn=self._warn)
         while await self._present(jobs):
             await asyncio.sleep(0.2)
 
@@ -538,20 +455,27 @@ class Engine:
     async def _listen(self) -> None:
         async with self.scheduler.events() as source:
             async for names in source:
-                done = []
-                for name in names:
-                    event = parse_event(name)
-                    job = self._jobs.get(event.key) if event else None
-                    if event is None or job is None or job.record is None:
-                        continue  # of another run of Snakemake in this directory
-                    done.append(name)
-                    if event.token != job.token or job.fingerprint != job.record.fingerprint:
-                        continue  # of a submission that is not this work
-                    if event.rc is None:
-                        await self._started(job)
-                    elif not _has_ended(job):
-                        self._ended_with(job, event.rc)
-                self.scheduler.take_in_events(done)
+                await self._hear(names)
+
+    async def _hear(self, names: Sequence[str]) -> None:
+        """Take in events; those of a job that is being submitted when its id is known."""
+        done = []
+        for name in names:
+            event = parse_event(name)
+            job = self._jobs.get(event.key) if event else None
+            if event is None or job is None or job.record is None:
+                continue  # of another run of Snakemake in this directory
+            if job in self._submitting:
+                self._submitting[job].append(name)
+                continue
+            done.append(name)
+            if event.token != job.token or job.fingerprint != job.record.fingerprint:
+                continue  # of a submission that is not this work
+            if event.rc is None:
+                await self._started(job)
+            elif not _has_ended(job):
+                self._ended_with(job, event.rc)
+        self.scheduler.take_in_events(done)
 
     async def _started(self, job: Job) -> None:
         if job.state is JobState.SUBMITTED:
@@ -570,20 +494,52 @@ class Engine:
             self._spawn(self._explain(job, rc))
 
     def _finish_soon(self, job: Job, outcome: Outcome) -> None:
-        if all(map(os.path.lexists, self._expected(job))):
+        if not self.scheduler.fs_shared:
+            self._spawn(self._fetch_and_finish(job, outcome))
+        elif all(map(os.path.lexists, self._expected(job))):
             self._end(job, outcome)
         else:
             self._spawn(self._await_outputs(job, outcome))
 
+    async def _fetch_and_finish(self, job: Job, outcome: Outcome) -> None:
+        failure = await self._fetch(job, outputs=True)
+        if failure is not None:
+            self._end(job, Outcome(ExitReason.NOT_FETCHED, outcome.rc, failure))
+        else:
+            await self._await_outputs(job, outcome)
+
+    async def _fetch(self, job: Job, *, outputs: bool) -> str | None:
+        """Bring the files of a job here; return why they do not come, if so."""
+
+        async def fetch(_: Sequence[Job]) -> None:
+            await self.scheduler.fetch(job, outputs=outputs)
+
+        try:
+            await persist(fetch, [job], _FETCH_PATIENCE, warn=self._warn, unless=self._cancel_asked)
+        except (SchedulerError, OSError) as error:
+            return str(error) or repr(error)
+        return None
+
     def _expected(self, job: Job) -> Iterable[str]:
-        base = job.spec.shadow_dir or job.spec.cwd
-        return (f"{base}/{path}" if not path.startswith("/") else path for path in job.spec.outputs)
+        """Return the outputs to look for here, and not in storage."""
+        base = job.spec.shadow_dir or job.spec.base
+        elsewhere = job.spec.addresses if not self.scheduler.fs_shared else {}
+        here = [path for path in job.spec.outputs if path not in elsewhere]
+        return (f"{base}/{path}" if not path.startswith("/") else path for path in here)
+
+    async def _missing(self, job: Job) -> list[str]:
+        """Return outputs that are not there; of those in storage, their addresses."""
+        missing = [path for path in self._expected(job) if not os.path.lexists(path)]
+        if not self.scheduler.fs_shared:
+            addresses = [job.spec.addresses.get(path) for path in job.spec.outputs]
+            missing += await self.scheduler.missing([one for one in addresses if one])
+        return missing
 
     async def _await_outputs(self, job: Job, outcome: Outcome) -> None:
         """Wait for outputs to become visible here, without holding anything else up."""
         deadline = time.monotonic() + job.spec.latency_wait
         pause = 0.05
-        while missing := [path for path in self._expected(job) if not os.path.lexists(path)]:
+        while missing := await self._missing(job):
             if time.monotonic() >= deadline:
                 shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
                 detail = f"after {job.spec.latency_wait:g} s (--latency-wait): {shown}"
@@ -595,8 +551,8 @@ class Engine:
 
     async def _explain(self, job: Job, rc: int | None) -> None:
         """Find out why a job failed: its own notes first, then the scheduler's."""
-        with contextlib.suppress(OSError):
-            await self.scheduler.fetch(job)
+        if not self.scheduler.fs_shared:
+            await self._fetch(job, outputs=False)
         stage = job.directory.info(job.token).get("stage", "")
         outcome = outcome_of(rc) if rc is not None else Outcome(ExitReason.LOST)
         if job.state is JobState.KILLING:
@@ -608,58 +564,21 @@ class Engine:
         elif stage == "input":
             outcome = Outcome(ExitReason.MISSING_INPUT, rc)
         elif outcome.reason in (ExitReason.SIGNAL, ExitReason.LOST):
-            question = _Question(asyncio.get_running_loop().create_future(), lost=rc is None)
-            self._unexplained[job] = question
-            self._wake_explainer.set()
-            answer = await question.answer
+            answer = await self._explainer.ask(job, lost=rc is None)
             if answer is None:
                 job.settling = False
                 job.set_state(JobState.SUBMITTED)
                 job.seen = time.monotonic()
                 self._warn(f"Job {job.spec.rule} ({job.jid}) was requeued by the scheduler.")
                 return
-            if answer is not _NOTHING:
+            if answer is not NOTHING:
                 outcome = answer
         elif outcome.reason is ExitReason.NONZERO_EXIT:
             outcome = self.scheduler.judge(job, outcome)
-        self._end(job, outcome)
-
-    async def _explain_together(self) -> None:
-        """Ask accounting about all jobs whose end needs an explanation, in one call.
-
-        Accounting may lag behind: an answer that is missing is asked for again for
-        as long as the scheduler says that makes sense. While accounting cannot be
-        reached, a job that left nothing is not given up.
-        """
-        pause = _EXPLAIN_PAUSE
-        while True:
-            await self._wake_explainer.wait()
-            await asyncio.sleep(_REPORT_BATCH)
-            self._wake_explainer.clear()
-            jobs = list(self._unexplained)
-            try:
-                known = await self.scheduler.explain_jobs(jobs)
-            except TransientError as error:
-                known = dict.fromkeys(jobs, error)
-            for text in {str(a) for a in known.values() if isinstance(a, TransientError)}:
-                self._warn_once(f"{text}; asking again")
-            now = time.monotonic()
-            for job in jobs:
-                question = self._unexplained[job]
-                answer = known.get(job, _NOTHING)
-                if isinstance(answer, TransientError):
-                    if question.lost:
-                        continue
-                    answer = _NOTHING
-                question.first_asked = question.first_asked or now
-                waited = now - question.first_asked
-                if answer is not _NOTHING or waited >= self.scheduler.accounting_lag:
-                    del self._unexplained[job]
-                    question.answer.set_result(answer)
-                    pause = _EXPLAIN_PAUSE
-            if self._unexplained:
-                asyncio.get_running_loop().call_later(pause, self._wake_explainer.set)
-                pause = min(pause * 1.5, _LONGEST_EXPLAIN_PAUSE)
+        if outcome.ok:  # the scheduler knows what the job itself could not tell
+            self._finish_soon(job, outcome)
+        else:
+            self._end(job, outcome)
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         """Settle an attempt: retry, halt, or hand the result to the client."""
@@ -748,8 +667,11 @@ class Engine:
     # -- the second witness ------------------------------------------------------------
 
     async def _reconcile(self) -> None:
-        """Ask the scheduler for all jobs at once, ever more seldom while nothing changes."""
-        interval, counter, last = _FIRST_QUERY, 0, None
+        """Ask the scheduler for all jobs at once, ever more seldom while none is missed.
+
+        Starts and ends that jobs tell of themselves are no reason to ask.
+        """
+        interval, counter = _FIRST_QUERY, 0
         while True:
             if not self._active():
                 self._wake_reconciler.clear()
@@ -763,7 +685,7 @@ class Engine:
                 reports = await self.scheduler.query_jobs(jobs)
             except TransientError as error:
                 self._warn(f"{error}; no job is affected, asking again")
-                interval = min(interval * 2, self._limits.query_ceiling)
+                interval = min(interval * _QUERY_GROWTH, self._limits.query_ceiling)
                 continue
             counter += 1
             gone = []
@@ -775,18 +697,19 @@ class Engine:
                     gone.append(job)
                     continue
                 job.seen = time.monotonic()
-                job.reason = report.reason
+                before, job.reason = job.reason, report.reason
+                if report.presence is Presence.PENDING and job.reason != before:
+                    self._hooks.call("on_job_waiting", scheduler=self.scheduler, job=job)
                 if report.outcome is not None and job.state is not JobState.KILLING:
                     self._spawn(self._give_up(job, report.outcome))
                 elif report.presence is Presence.RUNNING:
                     await self._started(job)
                     await self._hooks.fire("on_job_polling", self.scheduler, job, counter=counter)
-            self._spawn(self._look_for(gone))
+            for job in gone:
+                self._spawn(self._look_for(job))
             self._tell_waiting(jobs)
-            picture = [(job.jid, job.state) for job in jobs]
-            interval = _FIRST_QUERY if gone or picture != last else interval * _QUERY_GROWTH
+            interval = _FIRST_QUERY if gone else interval * _QUERY_GROWTH
             interval = min(interval, self._limits.query_ceiling)
-            last = picture
 
     def _tell_waiting(self, jobs: Sequence[Job]) -> None:
         """Say why jobs wait in the queue, once for each reason."""
@@ -802,39 +725,64 @@ class Engine:
 
     async def _give_up(self, job: Job, outcome: Outcome) -> None:
         """End a job of which the scheduler says that it can never run."""
-        await self._persist(self.scheduler.kill_jobs, [job], _KILL_PATIENCE)
+        await persist(self.scheduler.kill_jobs, [job], _KILL_PATIENCE, warn=self._warn)
         self._end(job, outcome)
 
-    async def _look_for(self, jobs: Sequence[Job]) -> None:
-        """Settle jobs that the scheduler no longer knows."""
-        for job in jobs:
-            with contextlib.suppress(OSError):
-                await self.scheduler.fetch(job)
-            if _has_ended(job):
-                continue
-            rc = job.directory.rc()
-            claimed_by = job.directory.info(job.token).get("jid", job.jid)
-            if rc is not None:
-                self._ended_with(job, rc)
-            elif claimed_by != job.jid:
-                # A submission that seemed to fail had come through; it was first to run,
-                # and the one that was made in its stead has ended without doing anything.
-                job.remember_jid(claimed_by)
-                job.seen = time.monotonic()
-            elif time.monotonic() - job.seen >= self.scheduler.loss_grace:
-                job.settling = True
-                self._spawn(self._explain(job, None))
+    async def _look_for(self, job: Job) -> None:
+        """Settle a job that the scheduler no longer knows."""
+        if job in self._sought:
+            return
+        self._sought.add(job)
+        try:
+            if not self.scheduler.fs_shared:
+                await self._fetch(job, outputs=False)
+            if not _has_ended(job):
+                self._settle_gone(job)
+        finally:
+            self._sought.remove(job)
+
+    def _settle_gone(self, job: Job) -> None:
+        rc = job.directory.rc()
+        claimed_by = job.directory.info(job.token).get("jid") or job.jid
+        if rc is not None:
+            self._ended_with(job, rc)
+        elif claimed_by != job.jid:
+            # A submission that seemed to fail had come through; it was first to run,
+            # and the one that was made in its stead has ended without doing anything.
+            job.remember_jid(claimed_by)
+            job.seen = time.monotonic()
+        elif time.monotonic() - job.seen >= self.scheduler.loss_grace:
+            job.settling = True
+            self._spawn(self._explain(job, None))
 
     # -- cancellation ------------------------------------------------------------------
+
+    async def _obey(self) -> None:
+        """Cancel what is asked for from elsewhere (see :mod:`pipen_executors.requests`)."""
+        requests.take_cancellations(self._root)  # of a run that is over
+        while True:
+            await asyncio.sleep(requests.INTERVAL)
+            keys = set(requests.take_cancellations(self._root))
+            if requests.ALL in keys:
+                await self._cancel_all()
+                self._flush()
+                self._client.on_cancelled()
+            elif keys:
+                self._spawn(self._cancel([self._jobs[key] for key in keys & self._jobs.keys()]))
 
     async def _cancel_all(self) -> None:
         self.cancelling = True
         self._cancel_asked.set()
-        queued, self._queue = self._queue, []
+        await self._cancel(list(self._jobs.values()))
+
+    async def _cancel(self, chosen: Sequence[Job]) -> None:
+        wanted = set(chosen)
+        queued = [job for job in self._queue if job in wanted]
+        self._queue = [job for job in self._queue if job not in wanted]
         for job in queued:
             job.set_state(JobState.KILLING)
             self._end(job, Outcome(ExitReason.CANCELLED, detail=_NOT_SUBMITTED))
-        jobs = [job for job in self._active() if not _has_ended(job)]
+        jobs = [job for job in chosen if job.state in _ACTIVE and not _has_ended(job)]
         if len(jobs) > _MANY:
             self._client.on_message(f"Cancelling {len(jobs)} jobs …")
         chunk = self.scheduler.kill_chunk
@@ -872,7 +820,7 @@ class Engine:
                 chosen.append(job)
         submitted = [job for job in chosen if job.jid]
         if submitted:
-            await self._persist(self.scheduler.kill_jobs, submitted, _KILL_PATIENCE)
+            await persist(self.scheduler.kill_jobs, submitted, _KILL_PATIENCE, warn=self._warn)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._told:

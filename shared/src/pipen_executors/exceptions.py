@@ -2,6 +2,8 @@
 
 from snakemake_interface_common.exceptions import ApiError
 
+from .states import ExitReason
+
 
 class UserError(ApiError):
     """Something that the user can mend; Snakemake shows it as one line, without a traceback."""
@@ -26,7 +28,19 @@ class SettingError(UserError):
 
 
 class SchedulerError(Exception):
-    """The scheduler refused a request for good; the text is the scheduler's own."""
+    """The scheduler refused a request for good; the text is the scheduler's own.
+
+    Parameters
+    ----------
+    text
+        What the scheduler says.
+    reason
+        Why a job that was refused has failed.
+    """
+
+    def __init__(self, text: str, reason: ExitReason = ExitReason.SUBMIT_FAILURE) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class TransientError(SchedulerError):
@@ -34,3 +48,11 @@ class TransientError(SchedulerError):
 
     Says nothing about any job. The engine repeats the request with back-off.
     """
+
+
+class NoSuchSchedulerError(UserError):
+    """There is no scheduler of a name, or none that can be loaded; the text lists what there is."""
+
+
+class WrongSchedulerTypeError(UserError, TypeError):
+    """What was named as a scheduler is no subclass of xqute's ``Scheduler``."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,10 +22,11 @@ from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from .exceptions import SchedulerError, UserError
-from .settings import (
-    Checked,
-    check,
-)
+from .jobdir import JOB_DIRECTORIES
+from .live import Live, is_quiet
+from .profiles import read_profile
+from .records import tell_plugins
+from .settings import READERS, Checked, ExecutorSettings, check, given, table_of
 from .spec import JobSpec
 from .states import ExitReason
 
@@ -31,6 +34,18 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .job import Job
     from .scheduler import SchedulerPostInit
+    from .specify import Specifier
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """One scheduler of a run, with its settings and the engine that drives it."""
+
+    name: str
+    checked: Checked
+    scheduler: SchedulerPostInit
+    specifier: Specifier
+    engine: Engine
 
 
 class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
@@ -41,12 +56,75 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     backend: ClassVar[str]
     """Name of the scheduler, as in ``--executor pipen-<backend>``."""
+    has_accounting: ClassVar[bool] = False
+    """Whether the scheduler may know more of what ended jobs used than their wrappers."""
 
     # -- what a backend may change -------------------------------------------------
 
-    def make_scheduler(self, workdir: Path, checked: Checked) -> SchedulerPostInit:
-        """Return the scheduler; the imports of its libraries belong in here."""
+    @staticmethod
+    def make_scheduler(run: PipenExecutor, workdir: Path, checked: Checked) -> SchedulerPostInit:
+        """Return the scheduler; the imports of its libraries belong in here.
+
+        Parameters
+        ----------
+        run
+            The executor of the run, which may be another one's (``--executor pipen``).
+        workdir
+            Directory of the job directories.
+        checked
+            All settings; the backend's own are ``checked.settings``.
+        """
         raise NotImplementedError
+
+    def plan(self) -> None:
+        """Make ready the lanes of the run, by :meth:`add_lane`."""
+        settings = self.workflow.executor_settings
+        prefix = f"pipen-{self.backend}"
+        profile = None
+        if settings.profile:
+            where = f"--{prefix}-profile"
+            profile = read_profile(settings.profile, where)
+            if profile.scheduler not in (None, self.backend):
+                source = profile.values["scheduler"].source
+                raise UserError(
+                    f"{where} is {settings.profile!r}, which is for another scheduler: "
+                    f"{profile.scheduler!r} ({source}). Give one with scheduler = "
+                    f"{self.backend!r}, or use --executor pipen."
+                )
+        self.add_lane(self.backend, check(settings, prefix, profile), self.make_scheduler)
+
+    def lane_for(self, resources: Mapping[str, Any], rule: str) -> Lane:
+        """Return the lane for jobs of a rule with some resources.
+
+        Raises
+        ------
+        SettingError
+            If they name one that there is not.
+        """
+        return self.lanes[0]
+
+    def lane_that_has(self, spec: JobSpec, lane: Lane) -> Lane:
+        """Return the lane on which a job is, should an earlier run have given it to another."""
+        return lane
+
+    def root(self, name: str, checked: Checked) -> Path:
+        """Return where the job directories of a lane lie."""
+        return Path.cwd() / (checked.workdir or Path(JOB_DIRECTORIES, name))
+
+    @classmethod
+    def roots(cls, settings: ExecutorSettings) -> list[Path]:
+        """Return where job directories of earlier runs may lie."""
+        if settings.workdir:
+            return [READERS["workdir"](settings.workdir)]
+        return [Path(JOB_DIRECTORIES, cls.backend)]
+
+    def settings_of(self, lane: Lane) -> list[tuple[str, str, str]]:
+        """Return name, value and origin of each setting of a lane."""
+        return table_of(lane.checked)
+
+    def default_forks(self, scheduler: SchedulerPostInit) -> int | None:
+        """Return how many jobs a lane has at a time whose settings say nothing; None: no limit."""
+        return None
 
     # -- life of the executor --------------------------------------------------------
 
@@ -54,67 +132,166 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         """Leave the thread that polls in other executors without work."""
 
     def __post_init__(self) -> None:
-        """Check all settings and start the engine; nothing has been submitted yet."""
-        from .engine import Engine, Limits
-        from .hooks import Hooks
+        """Check all settings and start the engines; nothing has been submitted yet."""
+        self._infos: dict[str, SubmittedJobInfo] = {}
+        self._keys: dict[int, str] = {}
+        self._ends_early = False
+        self._cancelled: list[SubmittedJobInfo] = []
+        self.lanes: list[Lane] = []
+        self.live = Live(self.logger, quiet=is_quiet(self.workflow.output_settings.quiet))
+        self._opened: dict[Lane, str | None] = {}
+        self._plugins: list[tuple[str, Any]] | None = None
+        self.plan()
+        try:
+            for lane in self._check_run():
+                self._open(lane)
+        except UserError:
+            for lane in self.lanes:
+                lane.engine.stop()
+            raise
+        self.live.start()
+
+    def _check_run(self) -> list[Lane]:
+        """Refuse what a rule asks for and cannot get, before the first job of any runs.
+
+        Returns
+        -------
+        list of Lane
+            Those that jobs of this run ask for already.
+        """
+        from .specify import static_resources
+
+        for rule in self.workflow.rules:
+            self.lane_for(static_resources(rule), rule.name).specifier.check_rule(rule)
+        seen = set()
+        needed = []
+        for job in self.workflow.dag.needrun_jobs():
+            if not job.is_norun and job.rule.name not in seen:
+                seen.add(job.rule.name)
+                lane = self.lane_for(static_resources(job.rule), job.rule.name)
+                lane.specifier.check_job(job)
+                needed.append(lane)
+        return needed
+
+    def _open(self, lane: Lane) -> None:
+        """Start the engine of a lane, if it has not been started.
+
+        Raises
+        ------
+        UserError
+            If its scheduler cannot be used.
+        """
+        if lane not in self._opened:
+            try:
+                lane.engine.start()
+            except (SchedulerError, UserError) as error:
+                self._opened[lane] = f"Scheduler {lane.name} cannot be used: {error}"
+            else:
+                self._opened[lane] = None
+        if (why := self._opened[lane]) is not None:
+            raise UserError(why)
+
+    def add_lane(
+        self,
+        name: str,
+        checked: Checked,
+        make_scheduler: Callable[[PipenExecutor, Path, Checked], SchedulerPostInit],
+    ) -> Lane:
+        """Make a scheduler ready for this run; it is not asked for anything yet.
+
+        Parameters
+        ----------
+        name
+            What it is called: in messages, and in the path of its job directories.
+        checked
+            Its settings.
+        make_scheduler
+            Makes it.
+
+        Raises
+        ------
+        UserError
+            If its directory cannot be used.
+        """
+        from .client import Limits
+        from .engine import Engine
+        from .history import History
+        from .hooks import Hooks, load_plugins
         from .jobdir import prepare_root
         from .specify import Specifier
         from .usage import UsageReport
 
-        self._prefix = f"pipen-{self.backend}"
-        self._checked = check(self.workflow.executor_settings, self._prefix)
-        self._infos: dict[str, SubmittedJobInfo] = {}
-        self._keys: dict[int, str] = {}
-        self._broken = False
-        self._cancelled = 0
-        self.engine: Engine | None = None
-        workdir = self._checked.workdir or Path(".snakemake", "pipen", self.backend)
-        root = Path.cwd() / workdir
+        root = self.root(name, checked)
         try:
             prepare_root(root)
         except OSError as error:
             raise UserError(
-                f"--{self._prefix}-workdir: the job directories cannot be kept in {root}: {error}"
+                f"{checked.where('workdir')}: the job directories cannot be kept in {root}: {error}"
             ) from error
-        hooks = Hooks(
-            self._checked.plugins,
-            lambda text: self.on_message(text, warning=True),
-            where=f"--{self._prefix}-plugins",
-        )
-        if self._checked.efficiency_report:
-            hooks.add(UsageReport(self.logger.info))
-        scheduler = self.make_scheduler(root, self._checked)
+        if self._plugins is None:  # which are the same for all lanes
+            self._plugins = load_plugins(checked.plugins, self._warn, checked.where("plugins"))
+        hooks = Hooks(self._plugins, self._warn)
+        if checked.history:
+            told = [self.live.take, *tell_plugins(self.logger)]
+            history = History(str(root), given(checked.settings), self._warn, told)
+            if checked.efficiency_report:
+                hooks.add(UsageReport(str(root), history.run, self.logger.info))
+            hooks.add(history)  # the last one added is called first
+        scheduler = make_scheduler(self, root, checked)
         scheduler.hooks = hooks
-        ceiling = self._checked.query_ceiling
+        if scheduler.brings_files:
+            # What Snakemake leaves to the node where nothing is shared (touch, protected,
+            # shadow, update), it has to do here.
+            self.workflow.storage_settings.shared_fs_usage = SharedFSUsage.all()
+        ceiling = checked.query_ceiling
         limits = Limits(
-            forks=self._checked.forks,
-            submitters=self._checked.submission_batch,
-            submit_rate=self._checked.submit_rate,
+            forks=checked.forks or self.default_forks(scheduler),
+            submitters=checked.submission_batch,
+            submit_rate=checked.submit_rate,
             query_ceiling=ceiling if ceiling is not None else scheduler.query_ceiling,
         )
-        self._specifier = Specifier(self, self._checked, scheduler, hooks, self._prefix)
-        self._specifier.check_run()
-        self.engine = Engine(scheduler, str(root), limits, hooks, self)
-        try:
-            self.engine.start()
-        except SchedulerError as error:
-            raise UserError(f"{self._prefix} cannot be used: {error}") from error
+        specifier = Specifier(self, checked, scheduler, hooks)
+        engine = Engine(scheduler, str(root), limits, hooks, self)
+        lane = Lane(name, checked, scheduler, specifier, engine)
+        self.lanes.append(lane)
+        self._tell_settings(lane)
+        return lane
+
+    def _tell_settings(self, lane: Lane) -> None:
+        """Print all settings where that is asked for, and what of a profile means nothing."""
+        if lane.checked.ignored:
+            names = ", ".join(lane.checked.ignored)
+            self.logger.debug(f"Keys of the profile that are nothing here: {names}.")
+        if self.workflow.executor_settings.show_config:
+            from humanfriendly.tables import format_pretty_table
+
+            columns = [f"setting of {lane.name}", "value", "from"]
+            print(format_pretty_table(self.settings_of(lane), columns), flush=True)
 
     def shutdown(self) -> None:
-        """Stop the engine; called when no job is left, or when the engine is broken."""
-        if self.engine is not None:
-            if self._broken:
-                self.engine.cancel()
-            self.engine.stop()
+        """Stop the engines; called when no job is left, or when an engine is broken."""
+        if self._ends_early:
+            self._cancel_all()
+        for lane in self.lanes:
+            lane.engine.stop()
+        self.live.stop()
         if self._cancelled:
-            self.logger.info(f"{self._cancelled} jobs have been cancelled.")
+            self.logger.info(f"{len(self._cancelled)} jobs have been cancelled.")
+        for info in self._cancelled:
+            if not _handle(info).spec.direct:
+                # A second Snakemake removes the marker of incomplete output before the output.
+                info.job.register(_marker(info))
         super().shutdown()
+        _cancel_reevaluation()
 
     def cancel(self) -> None:
-        """End all jobs and wait until the scheduler agrees; called on Ctrl-C and errors."""
-        if self.engine is not None:
-            self.engine.cancel()
+        """End all jobs and wait until the schedulers agree; called on Ctrl-C and errors."""
+        self._cancel_all()
         self.shutdown()
+
+    def _cancel_all(self) -> None:
+        with ThreadPoolExecutor(max_workers=max(1, len(self.lanes))) as pool:
+            list(pool.map(lambda lane: lane.engine.cancel(), self.lanes))
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """Do nothing: :meth:`cancel` is overridden as a whole."""
@@ -128,21 +305,21 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
         """Hand all jobs that are ready to the engine at once."""
-        handles = []
+        ready: dict[Lane, list[Job]] = {}
         for job in jobs:
             self.run_job_pre(job)
-            handle = self._take(job)
-            if handle is not None:
-                handles.append(handle)
-        if handles:
-            assert self.engine is not None
-            self.engine.submit(handles)
+            taken = self._take(job)
+            if taken is not None:
+                lane, handle = taken
+                ready.setdefault(lane, []).append(handle)
+        for lane, handles in ready.items():
+            lane.engine.submit(handles)
 
     def run_job(self, job: Any) -> None:
         """Hand one job to the engine."""
         self.run_jobs([job])
 
-    def _take(self, job: Any) -> Job | None:
+    def _take(self, job: Any) -> tuple[Lane, Job] | None:
         """Make a job ready; None if it is done with already, well or badly."""
         from snakemake.exceptions import print_exception
 
@@ -157,29 +334,34 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 self.report_job_submission(info)
                 self.report_job_success(info)
                 return None
-            spec = self._specifier.specify(job)
-            assert self.engine is not None
-            handle = self.engine.make_job(spec)
+            rule = ", ".join(sorted(job.rules)) if job.is_group() else job.rule.name
+            lane = self.lane_for(job.resources, rule)
+            spec = lane.specifier.specify(job)
+            holder = self.lane_that_has(spec, lane)
+            if holder is not lane:
+                lane, spec = holder, holder.specifier.specify(job)
+            self._open(lane)
+            handle = lane.engine.make_job(spec)
             if handle.record is not None and not self._may_be_taken_up(job, handle):
                 handle.directory.settle()
                 handle.record = None
             if handle.record is None:
-                self._specifier.prepare(job, spec)
+                lane.specifier.prepare(job, spec)
             elif spec.direct and handle.record.shadow_dir:
-                self._specifier.use_shadow(job, spec, handle.record.shadow_dir)
+                lane.specifier.use_shadow(job, spec, handle.record.shadow_dir)
         except Exception as error:
             print_exception(error, self.workflow.linemaps)
             self.report_job_submission(info, register_job=False)
             self.report_job_error(info, msg="The job could not be made ready.")
             return None
-        info.external_jobid = f"{self._prefix}:{spec.key}"
-        info.aux = {"handle": handle}
+        info.aux = {"handle": handle, "lane": lane}
+        info.external_jobid = _marker(info)
         self._infos[spec.key] = info
         self._keys[id(job)] = spec.key
         # Snakemake's marker of incomplete output is written before the submission: a
         # kill in between must not let the next run take half an output for a whole one.
         self.report_job_submission(info)
-        return handle
+        return lane, handle
 
     def _cache(self, job: Any) -> Any:
         """Return the cache between workflows that keeps the output of a job, or None."""
@@ -210,39 +392,70 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         else:
             self.report_job_success(info)
 
+    def _benchmark_failure(self, info: SubmittedJobInfo, handle: Job) -> str | None:
+        """Write the benchmark file of a direct job; return why it cannot be written."""
+        from .benchmark import write_benchmark
+
+        if handle.spec.measured:
+            try:
+                write_benchmark(info.job, self.workflow, handle.directory)
+            except OSError as error:
+                return f"Its benchmark file could not be written: {error}"
+        return None
+
     def _may_be_taken_up(self, job: Any, handle: Job) -> bool:
         """Tell whether an earlier submission of a job is unfinished business.
 
         A job that has not ended is. A direct job that ended well is, as long as
-        Snakemake's marker is there: the marker goes when the result has been taken in.
-        A job that failed is run again, as in every new run.
+        Snakemake's marker is there, if only in part, where a run was killed while it wrote
+        it: the marker goes when the result has been taken in. A job that failed is run
+        again, as in every new run.
         """
         rc = handle.directory.rc()
         if rc is None:
             return True
-        marked = handle.spec.direct and bool(self.workflow.persistence.external_jobids(job))
-        return rc == 0 and marked
+        if rc != 0 or not handle.spec.direct:
+            return False
+        persistence = self.workflow.persistence
+        marked = persistence.external_jobids(job)
+        return bool(marked or self.workflow.async_run(persistence.incomplete(job)))
 
     def prepare(self, handle: Job) -> None:
         """Make a job ready for a fresh start (see ``engine.Client``)."""
-        job = self._infos[handle.spec.key].job
-        self._specifier.take_back(job, handle.spec)
-        self._specifier.prepare(job, handle.spec)
+        info = self._infos[handle.spec.key]
+        specifier = _lane(info).specifier
+        specifier.take_back(info.job, handle.spec)
+        specifier.prepare(info.job, handle.spec)
 
     # -- the respawned command line ------------------------------------------------------
 
     def get_job_exec_prefix(self, job: Any) -> str:
-        """Change to the working directory of the workflow."""
+        """Change to the working directory of the workflow, where the node has it too."""
+        if not self.workflow.storage_settings.assume_common_workdir:
+            return ""
         return f"cd {shlex.quote(self.workflow.workdir_init)}"
 
-    def respawn_command(self, job: Any, spec: JobSpec) -> str:
+    def get_snakefile(self) -> str:
+        """Return the path of the Snakefile, relative where the sources are not shared."""
+        path = str(self.snakefile)
+        shared = SharedFSUsage.SOURCES in self.workflow.storage_settings.shared_fs_usage
+        return path if shared else os.path.relpath(path)
+
+    def respawn_command(self, job: Any, spec: JobSpec, directory: str, *, apart: bool) -> str:
         """Return the command line of the second Snakemake that runs a job.
 
         The list of files to wait for goes into the job directory, which outlives this
-        process.
+        process. One that is ``apart`` shares no files with this one.
         """
-        self._respawned = spec
-        return str(self.format_job_exec(job))
+        self._respawned = spec, directory
+        settings = self.workflow.storage_settings
+        usage = settings.shared_fs_usage
+        try:
+            if apart:
+                settings.shared_fs_usage = frozenset()
+            return str(self.format_job_exec(job))
+        finally:
+            settings.shared_fs_usage = usage
 
     def get_job_args(self, job: Any, **_: Any) -> str:
         """Return the arguments for one job.
@@ -255,9 +468,9 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             files = [str(file) for file in job.get_wait_for_files()]
             if files:
                 # Not as arguments: Snakemake does not quote them for a shell.
-                spec = self._respawned
+                spec, directory = self._respawned
                 spec.files = {**spec.files, "job.waitfor": "\n".join(files).encode() + b"\n"}
-                path = f"{self._specifier.directory(spec)}/job.waitfor"
+                path = f"{directory}/job.waitfor"
                 arguments += " " + format_cli_arg("--wait-for-files-file", path)
         return str(arguments)
 
@@ -282,43 +495,37 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def on_ended(self, handles: Sequence[Job]) -> None:
         """Report results to Snakemake."""
-        assert self.engine is not None
         for handle in handles:
             info = self._infos[handle.spec.key]
             assert handle.outcome is not None
-            if self.engine.cancelling and handle.outcome.reason is ExitReason.CANCELLED:
-                self._cancelled += 1  # one line for all of them, when the run ends
+            engine = _lane(info).engine
+            if engine.cancelling and handle.outcome.reason is ExitReason.CANCELLED:
+                self._cancelled.append(info)  # one line for all of them, when the run ends
+            elif handle.outcome.ok and (failure := self._benchmark_failure(info, handle)):
+                self.report_job_error(info, msg=failure)
             elif handle.outcome.ok and self._cache(info.job):
                 threading.Thread(target=self._store_in_cache, args=(info,)).start()
             elif handle.outcome.ok:
                 self.report_job_success(info)
             else:
+                if not handle.spec.direct:
+                    _lane(info).specifier.keep_updated(info.job)
                 if info.job.is_group():  # Snakemake leaves the message of a group out
-                    self.logger.error(f"{handle.spec.rule}: {self._explain(handle)}")
+                    self.logger.error(f"{handle.spec.rule}: {_explain(info, handle)}")
                 logs = [handle.directory.file("job.stderr"), handle.directory.file("job.stdout")]
                 self.report_job_error(
                     info,
-                    msg=self._explain(handle),
+                    msg=_explain(info, handle),
                     aux_logs=[path for path in logs if _has_content(path)],
                 )
 
-    def _explain(self, handle: Job) -> str:
-        assert handle.outcome is not None
-        lines = [handle.outcome.describe()]
-        facts = {
-            f"{self.backend} job": handle.jid,
-            "node": handle.directory.info(handle.token).get("node", "") if handle.record else "",
-            "directory": os.path.relpath(handle.directory.path),
-        }
-        lines += [f"    {name}: {value}" for name, value in facts.items() if value]
-        tail = handle.directory.tail("job.stderr")
-        if tail:
-            lines += ["    last lines of stderr:", *(f"        {line}" for line in tail)]
-        return "\n".join(lines)
-
     def on_halt(self, handle: Job) -> None:
-        """End the run with the error of one job (error strategy 'halt')."""
+        """End the run with the error of one job (error strategy 'halt').
+
+        Its own scheduler's jobs have ended; :meth:`shutdown` ends those of the others.
+        """
         assert handle.outcome is not None
+        self._ends_early = True
         self.workflow.scheduler.executor_error_callback(
             UserError(
                 f"Rule {handle.spec.rule} failed ({handle.outcome.describe()}) and its error "
@@ -326,16 +533,26 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             )
         )
 
+    def on_cancelled(self) -> None:
+        """End the run whose jobs have been cancelled from another terminal."""
+        self._ends_early = True
+        self.workflow.scheduler.executor_error_callback(
+            UserError("All jobs have been cancelled, as `pipen-executors cancel` asked.")
+        )
+
     def on_broken(self, error: BaseException) -> None:
         """End the run because the engine cannot go on; :meth:`shutdown` ends the jobs."""
         if self.workflow.scheduler is None:
             return
-        self._broken = True
+        self._ends_early = True
         self.workflow.scheduler.executor_error_callback(error)
 
     def on_message(self, text: str, *, warning: bool = False) -> None:
         """Show a line to the user."""
         (self.logger.warning if warning else self.logger.info)(text)
+
+    def _warn(self, text: str) -> None:
+        self.on_message(text, warning=True)
 
     # -- what Snakemake tells ------------------------------------------------------------
 
@@ -350,15 +567,59 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def _settle(self, job: Any) -> None:
         key = self._keys.pop(id(job), None)
         if key is not None:
-            info = self._infos.pop(key)
-            assert info.aux is not None
-            info.aux["handle"].directory.settle()
+            _handle(self._infos.pop(key)).directory.settle()
 
     def print_job_error(self, job_info: SubmittedJobInfo, msg: Any = None, **kwargs: Any) -> None:
         """Print a failure without the base class's pointer to "the cluster log"."""
         if job_info.external_jobid is not None:
             kwargs["external_jobid"] = job_info.external_jobid
         AbstractExecutor.print_job_error(self, job_info, msg, **kwargs)
+
+
+def _cancel_reevaluation() -> None:
+    """Cancel the timers by which Snakemake would look for jobs that its rate limit held back.
+
+    None are left, and the interpreter would wait a second for the timers before it exits.
+    """
+    for thread in threading.enumerate():
+        if (
+            isinstance(thread, threading.Timer)
+            and "_schedule_reevalutation" in thread.function.__qualname__
+        ):
+            thread.cancel()
+
+
+def _lane(info: SubmittedJobInfo) -> Lane:
+    assert info.aux is not None
+    lane: Lane = info.aux["lane"]
+    return lane
+
+
+def _handle(info: SubmittedJobInfo) -> Job:
+    assert info.aux is not None
+    handle: Job = info.aux["handle"]
+    return handle
+
+
+def _marker(info: SubmittedJobInfo) -> str:
+    """Return what Snakemake's marker of incomplete output says of a job."""
+    return f"{_lane(info).checked.prefix}:{_handle(info).spec.key}"
+
+
+def _explain(info: SubmittedJobInfo, handle: Job) -> str:
+    """Return what the user is told of a failed job."""
+    assert handle.outcome is not None
+    lines = [handle.outcome.describe()]
+    facts = {
+        f"{_lane(info).scheduler.name} job": handle.jid,
+        "node": handle.directory.info(handle.token).get("node", "") if handle.record else "",
+        "directory": os.path.relpath(handle.directory.path),
+    }
+    lines += [f"    {name}: {value}" for name, value in facts.items() if value]
+    tail = handle.directory.tail("job.stderr")
+    if tail:
+        lines += ["    last lines of stderr:", *(f"        {line}" for line in tail)]
+    return "\n".join(lines)
 
 
 def _has_content(path: str) -> bool:

@@ -13,7 +13,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final
+
+from snakemake.io import is_flagged
 
 from .command import NODE_TMPDIR, Command, NotDirect, capture, why_not_direct
 
@@ -42,14 +45,16 @@ class Script:
     files: Mapping[str, bytes]
 
 
-def why_group_not_direct(group: Any, workflow: Any) -> str | None:
+def why_group_not_direct(group: Any, workflow: Any, *, stages: bool) -> str | None:
     """Return why a group has to be run by a second Snakemake; None if it need not."""
     for job in group.jobs:
         if job.is_norun:
             continue
-        why = why_not_direct(job, workflow, piped=True)
+        why = why_not_direct(job, workflow, stages=stages, piped=True)
         if why is None and job.is_shadow:
             why = "a shadow directory is made when its inputs are there"
+        if why is None and job.benchmark is not None:
+            why = "benchmark: measures a job that runs by itself"
         if why is None and job.is_service:
             why = "service() needs Snakemake beside the job"
         if why is not None:
@@ -58,7 +63,11 @@ def why_group_not_direct(group: Any, workflow: Any) -> str | None:
 
 
 def group_script(
-    group: Any, workflow: Any, directory: str, changes: Callable[[Any], Mapping[str, str | None]]
+    group: Any,
+    workflow: Any,
+    directory: str,
+    seen: Callable[[str], str],
+    changes: Callable[..., Mapping[str, str | None]],
 ) -> Script:
     """Return the script that runs a group.
 
@@ -70,6 +79,8 @@ def group_script(
         Its workflow.
     directory
         The job directory as the job sees it.
+    seen
+        From a path of the workflow to the path by which the job sees it.
     changes
         Returns how an environment differs from the one that the node will have.
 
@@ -87,14 +98,14 @@ def group_script(
         for job in sorted(level, key=lambda job: (job.rule.name, str(job.output))):
             if job.is_norun:
                 continue
-            command = _member(job, workflow, directory, f"job.{number}")
+            command = _member(job, workflow, directory, seen, f"job.{number}")
             if started and not piped and cores + job.threads > group.threads:
                 lines.append(f"all_of {started}")
                 started = cores = 0
             name = f"job.{number}.script"
             text = (command.text + "\n").encode(errors="surrogateescape")
             env = f"job.{number}.env"
-            settings = exports(changes(command.env)).encode(errors="surrogateescape")
+            settings = exports(changes(command.env, command.own)).encode(errors="surrogateescape")
             files |= {name: text, env: settings, **command.files}
             run = shlex.join([command.shell, f"{directory}/{name}"])
             lines.append(f"(\n. {shlex.quote(f'{directory}/{env}')}\nexec {run}\n) &")
@@ -104,9 +115,11 @@ def group_script(
     return Script("\n".join(lines) + "\n", files)
 
 
-def _member(job: Any, workflow: Any, directory: str, prefix: str) -> Command:
+def _member(
+    job: Any, workflow: Any, directory: str, seen: Callable[[str], str], prefix: str
+) -> Command:
     try:
-        command = capture(job, workflow, directory, prefix)
+        command = capture(job, workflow, directory, seen, prefix)
     except NotDirect as error:
         raise NotDirect(f"rule {job.rule.name} of the group: {error}") from None
     except Exception as error:
@@ -125,12 +138,15 @@ def exports(env: Mapping[str, str | None]) -> str:
     )
 
 
-async def prepare_group(group: Any) -> None:
+async def prepare_group(group: Any, workflow: Any) -> None:
     """Do for the members what ``prepare()`` of a job does before it waits for its inputs."""
     jobs: Sequence[Any] = [job for job in group.jobs if not job.is_norun]
     for job in jobs:
         await job.check_protected_output()
     for job in jobs:
         await job.remove_existing_output()
+        for file in job.output:
+            if is_flagged(file, "update") and await file.exists():
+                workflow.persistence.backup_output(Path(file))
         for file in chain(job.output, job.log):
             file.prepare()

@@ -65,6 +65,14 @@ class Specification:
         """Call when the scheduler has taken a job; ``job.jid`` is known."""
 
     @hookspec
+    def on_job_taken_up(self, scheduler: SchedulerPostInit, job: Job) -> None:
+        """Call when a job of an earlier run was found waiting, running or done."""
+
+    @hookspec
+    def on_job_waiting(self, scheduler: SchedulerPostInit, job: Job) -> None:
+        """Call when the scheduler has said why a job waits; ``job.reason`` holds it."""
+
+    @hookspec
     def on_job_started(self, scheduler: SchedulerPostInit, job: Job) -> None:
         """Call when a job has been seen to run."""
 
@@ -101,43 +109,63 @@ class Specification:
         """Return bash for the wrapper, run after the command; ``$rc`` is its exit status."""
 
 
-class Hooks:
-    """The plugins of one run.
+def load_plugins(
+    modules: Sequence[str], report: Callable[[str], None], where: str = "plugins"
+) -> list[tuple[str, Any]]:
+    """Load the plugins of a run: those of installed packages, then the modules that were named.
 
     Parameters
     ----------
     modules
         Names of modules to load as plugins.
     report
-        Called with a line for the user when a hook raises.
+        Called with a line for each package that is skipped because it cannot be loaded.
     where
         The setting that named the modules, for error messages.
+
+    Returns
+    -------
+    list
+        Of each its name and the plugin itself.
 
     Raises
     ------
     SettingError
         If a module cannot be imported.
     """
+    plugins = []
+    for entry_point in importlib.metadata.entry_points(group=PROJECT):
+        try:
+            plugins.append((entry_point.name, entry_point.load()))
+        except Exception as error:
+            # A broken package of another house must not take the run down.
+            report(f"Plugin {entry_point.name} ({entry_point.value}) is skipped: {error!r}")
+    for name in modules:
+        try:
+            plugins.append((name, importlib.import_module(name)))
+        except Exception as error:
+            raise SettingError(where, name, f"a module that can be imported ({error!r})") from error
+    return plugins
 
-    def __init__(
-        self, modules: Sequence[str], report: Callable[[str], None], where: str = "plugins"
-    ) -> None:
+
+class Hooks:
+    """The plugins of one scheduler in a run.
+
+    Parameters
+    ----------
+    plugins
+        As :func:`load_plugins` returns them.
+    report
+        Called with a line for the user when a hook raises.
+    """
+
+    def __init__(self, plugins: Sequence[tuple[str, Any]], report: Callable[[str], None]) -> None:
         self._report = report
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(Specification)
-        for entry_point in importlib.metadata.entry_points(group=PROJECT):
-            try:
-                self._manager.register(entry_point.load(), entry_point.name)
-            except Exception as error:
-                # A broken package of another house must not take the run down.
-                report(f"Plugin {entry_point.name} ({entry_point.value}) is skipped: {error!r}")
-        for name in modules:
-            try:
-                self._manager.register(importlib.import_module(name), name)
-            except Exception as error:
-                raise SettingError(
-                    where, name, f"a module that can be imported ({error!r})"
-                ) from error
+        for name, plugin in plugins:
+            self._manager.register(plugin, name)
+        _leave_pipen_out()
 
     def add(self, plugin: object) -> None:
         """Register one more plugin."""
@@ -188,3 +216,15 @@ class Hooks:
     def code(self, name: str, scheduler: SchedulerPostInit, job: Job) -> list[str]:
         """Collect the bash that plugins add to the wrapper."""
         return [str(piece) for piece in self.call(name, scheduler=scheduler, job=job) if piece]
+
+
+def _leave_pipen_out() -> None:
+    """Disable what relays xqute's hooks to pipen's, should pipen have been imported.
+
+    Pipen's plugins ask a job for its process, which there is none of.
+    """
+    from xqute.plugin import plugin as xqute_plugin
+
+    relay = "xqute.pipen"
+    if relay in xqute_plugin.get_enabled_plugin_names():
+        xqute_plugin.get_plugin(relay).disable()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from xqute import Job as XquteJob
-from xqute.path import SpecPath
-
+from .import_xqute import xqute
 from .jobdir import JobDir, Record
 from .spec import JobSpec
 from .states import JobState, Outcome
 
 
-class Job(XquteJob):
+class Job(xqute.Job):
     """One job in the engine.
 
     It has all attributes of ``xqute.Job`` (``index``, ``cmd``, ``metadir``, ``envs``,
@@ -66,9 +64,9 @@ class Job(XquteJob):
         self.envs: dict[str, Any] = {}
 
     @property
-    def metadir(self) -> SpecPath:
+    def metadir(self) -> xqute.path.SpecPath:
         """The job directory as xqute's path type."""
-        return SpecPath(self.directory.path, mounted=self.directory.mounted)
+        return xqute.path.SpecPath(self.directory.path, mounted=self.directory.mounted)
 
     @property
     def jid(self) -> str:

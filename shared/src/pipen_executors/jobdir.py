@@ -24,12 +24,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from . import meter
 from .spec import JobSpec
 
+JOB_DIRECTORIES: Final = Path(".snakemake", "pipen")
+"""Where a workflow has its job directories, below one directory for each scheduler."""
 EVENTS: Final = ".events"
 INFO: Final = "job.info"
 """File that claims a submission, ``job.info.<token>``, and takes the wrapper's notes."""
-_PER_ATTEMPT: Final = ("job.stdout", "job.stderr", "job.status", "job.rc", "job.jid")
+_PER_ATTEMPT: Final = (
+    *("job.stdout", "job.stderr", "job.status", "job.rc", "job.jid"),
+    meter.FILE,
+)
 _TAIL_BYTES: Final = 16 * 1024
 
 
@@ -225,7 +231,8 @@ class JobDir:
         """Return what the wrapper of a submission noted.
 
         ``jid``, ``node``, ``start``, ``end`` (seconds since the epoch), ``stage``,
-        ``signal``, and ``cpu``, the seconds that the job's processes used.
+        ``signal``, ``cpu``, the seconds that the job's processes used, and ``memory``, their
+        peak in bytes, where the job had a control group of its own.
         """
         text = self.read(f"{INFO}.{token}")
         words = (word.partition("=") for word in text.split())
@@ -250,6 +257,11 @@ def tail(path: str, lines: int = 10) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return text.splitlines()[-lines:]
+
+
+def is_script(name: str) -> bool:
+    """Tell whether a file of a job is what it runs: of a group, its members' scripts too."""
+    return name.endswith(".script") or name == "job.command"
 
 
 def place(rule: str, label: str, key: str) -> str:

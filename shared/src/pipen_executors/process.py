@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +14,18 @@ from typing import Final
 from .exceptions import SchedulerError, TransientError
 
 _PATIENCE: Final = 120.0
+_calls: contextvars.ContextVar[Counter[str]] = contextvars.ContextVar("calls")
+
+
+def count_calls_in(counter: Counter[str]) -> None:
+    """Count the calls to the scheduler in here, in this task and those that it starts."""
+    _calls.set(counter)
+
+
+def count_call(name: str) -> None:
+    """Count one call to the scheduler, by the name of its command or method."""
+    with contextlib.suppress(LookupError):
+        _calls.get()[name] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +44,7 @@ async def run(
     env: Mapping[str, str] | None = None,
     patience: float = _PATIENCE,
 ) -> Done:
-    """Run a command, without a shell, and wait for its end.
+    """Run a command, without a shell, and wait for its end; cancelled, it is ended.
 
     Parameters
     ----------
@@ -48,6 +64,7 @@ async def run(
     TransientError
         If it could not be started for want of resources, or hangs.
     """
+    count_call(os.path.basename(words[0]))
     try:
         process = await asyncio.create_subprocess_exec(
             *words,
@@ -71,5 +88,9 @@ async def run(
         process.kill()
         await process.wait()
         raise TransientError(f"{words[0]} has not answered for {patience:g} s") from None
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
     assert process.returncode is not None
     return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shlex
-from collections.abc import AsyncIterator, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-# xqute sets uvloop's event loop policy for the whole process when it is imported.
-_policy = asyncio.get_event_loop_policy()
-import xqute  # noqa: E402
-
-asyncio.set_event_loop_policy(_policy)
-
-from xqute.plugin import plugin as xqute_plugin  # noqa: E402
-
-from .events import DirectoryEvents  # noqa: E402
-from .exceptions import SchedulerError, TransientError  # noqa: E402
-from .job import Job  # noqa: E402
-from .jobdir import EVENTS  # noqa: E402
-from .spec import JobSpec  # noqa: E402
-from .states import Outcome, Presence, Report  # noqa: E402
-from .wrapper import WrapperContext, render  # noqa: E402
+from .events import DirectoryEvents
+from .exceptions import SchedulerError, TransientError
+from .import_xqute import xqute as xqute
+from .job import Job
+from .jobdir import EVENTS
+from .spec import JobSpec
+from .states import Outcome, Presence, Report, Tentative
+from .wrapper import WrapperContext, render
 
 if TYPE_CHECKING:
     from .hooks import Hooks
@@ -44,11 +37,22 @@ class SchedulerPostInit(Base):
 
     job_class = Job
     fs_shared = True
-    """Whether jobs see the files of the workflow at the same paths."""
+    """Whether what jobs write lies here as well; otherwise :meth:`fetch` brings it."""
+    stages: bool = False
+    """Whether direct jobs get at their files where a workflow shares none with the nodes
+    (``--shared-fs-usage``): by :meth:`seen`, at submission, and by :meth:`fetch`."""
+    brings_files: bool = False
+    """Whether the files of every job are sent to it and brought here, so that to Snakemake's
+    main process they are shared. A second Snakemake is told that it shares nothing; the
+    files that the workflow is written in are among its inputs."""
     runs_here: ClassVar[bool] = False
     """Whether jobs run on this machine, at once, so that its kernel sees what they write."""
+    starts_at_once: ClassVar[bool] = False
+    """Whether a job that has been submitted runs, so that its start need not be told."""
     jid_expression: ClassVar[str] = "$$"
     """Bash for the scheduler's id of the job, evaluated by the wrapper."""
+    end_notes: ClassVar[str] = ""
+    """Bash by which the wrapper notes more of the job's end: it prints ``name=value``."""
     final_exit: ClassVar[str] = 'exit "$rc"'
     """Bash that ends the wrapper."""
     kills_wrapper_only: ClassVar[bool] = False
@@ -61,6 +65,8 @@ class SchedulerPostInit(Base):
     """Seconds for which :meth:`explain_jobs` is worth repeating for the same job."""
     query_ceiling: ClassVar[float] = 60.0
     """Longest time in seconds between two queries, unless the user sets another."""
+    largest_batch: ClassVar[int] = sys.maxsize
+    """Most jobs that go to the scheduler in one call."""
     kill_chunk: ClassVar[int] = 200
     """Jobs per call of :meth:`kill_jobs`."""
     own_resources: ClassVar[frozenset[str]] = frozenset()
@@ -68,6 +74,11 @@ class SchedulerPostInit(Base):
 
     hooks: Hooks
     kill_grace: float = 10.0
+    room_changed: Callable[[], None]
+    """Set by the engine; called in its loop, it makes the engine ask :meth:`admit` again."""
+    given_by_node: frozenset[str] = frozenset()
+    """Environment variables that jobs get in another way (a store of secrets): they are not in
+    the wrapper."""
 
     # -- checks before anything is submitted ------------------------------------
 
@@ -95,11 +106,68 @@ class SchedulerPostInit(Base):
     async def stop(self) -> None:
         """Let go of connections; called once, in the engine's loop, at the end."""
 
+    # -- where jobs see their files ----------------------------------------------
+
+    def seen(self, path: str, address: str = "") -> str:
+        """Return the path by which a job sees a file or directory of the workflow.
+
+        Parameters
+        ----------
+        path
+            As the workflow has it: absolute, or relative to the working directory.
+        address
+            Where it lies in Snakemake's storage (``gs://…``), if it does.
+        """
+        return path
+
+    def working_directory(self, spec: JobSpec) -> str:
+        """Return the working directory of a job as the job sees it."""
+        return self.seen(spec.base)
+
+    def seen_root(self) -> str:
+        """Return the directory of all job directories as jobs see it."""
+        return str(self.workdir.mounted)
+
+    def events_seen(self, job: Job) -> str:
+        """Return the events directory as a job sees it that is being submitted."""
+        return self.events_directory()
+
+    def cwd_seen(self, job: Job) -> str:
+        """Return the working directory of a job that is being submitted, as it sees it."""
+        return job.spec.cwd
+
     # -- calls for many jobs -----------------------------------------------------
+
+    def admit(self, queued: Sequence[Job], limit: int) -> Sequence[Job]:
+        """Choose the jobs, no more than a limit, that are submitted now; the others wait.
+
+        Asked whenever a job has come or ended, and when :attr:`room_changed` is called.
+        """
+        return queued[:limit]
+
+    def likeness(self, job: Job) -> Hashable:
+        """Return what all jobs have in common that go to the scheduler in one call.
+
+        By default each goes alone.
+        """
+        return job
+
+    @staticmethod
+    def likeness_of(job: Job, asked: object) -> Hashable:
+        """Return the likeness of jobs of one rule that ask for the same; retries go alone."""
+        return job if job.trial_count else (job.spec.rule, job.spec.cwd, repr(asked))
 
     def batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """Divide jobs that are ready into what goes to the scheduler in one call each."""
-        return [[job] for job in jobs]
+        alike: dict[Hashable, list[Job]] = {}
+        for job in jobs:
+            alike.setdefault(self.likeness(job), []).append(job)
+        size = self.largest_batch
+        return [
+            some[start : start + size]
+            for some in alike.values()
+            for start in range(0, len(some), size)
+        ]
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         """Submit one batch; return for each job its id, or why it was refused.
@@ -130,18 +198,24 @@ class SchedulerPostInit(Base):
         """
         answers = {}
         for job in jobs:
-            running = await self.job_is_running(job)
+            try:
+                running = await self.job_is_running(job)
+            except Exception as error:  # see submit_jobs
+                raise TransientError(
+                    f"Scheduler {self.name} could not be asked: {error!r}"
+                ) from error
             answers[job] = Report(Presence.RUNNING if running else Presence.GONE)
         return answers
 
     async def explain_jobs(
         self, jobs: Sequence[Job]
-    ) -> Mapping[Job, Outcome | TransientError | None]:
+    ) -> Mapping[Job, Outcome | Tentative | TransientError | None]:
         """Say how jobs ended that left no exit status or died of a signal.
 
         Asked once for all of them; jobs of which nothing is known are left out. None
         says that a job has not ended, because the scheduler runs it once more; a
         :class:`TransientError`, that for this job whoever knows could not be asked.
+        What is left out or tentative is asked for again for :attr:`accounting_lag`.
 
         Raises
         ------
@@ -154,6 +228,37 @@ class SchedulerPostInit(Base):
         """Say more of a command that failed by itself, from what it left; asks nobody."""
         return outcome
 
+    def measured(self, job: Job) -> Mapping[str, Any] | None:
+        """Return what this scheduler knows of an ended job's use beside the wrapper's notes.
+
+        ``memory`` is the peak in bytes and ``memory_by`` says who measured it;
+        ``memory_below`` is what it stayed under, where no more is known. None says that it is
+        worth another call in a moment. Asks nobody, and is called within a second after the end.
+        """
+        return {}
+
+    async def accounted(self, jids: Sequence[str], since: float) -> Mapping[str, Mapping[str, Any]]:
+        """Return what accounting has of ended jobs, by their ids: asked for all of them at once.
+
+        ``cpu`` in seconds; ``memory`` in bytes and ``memory_by``, as in :meth:`measured`, which
+        says "sampled" of a peak that may have been missed. Jobs are left out that accounting
+        does not know, or not the end of. Called for the report, outside of a run, where the
+        executor says that there is any (:attr:`PipenExecutor.has_accounting`).
+
+        Parameters
+        ----------
+        jids
+            The jobs.
+        since
+            Time before which none of them was submitted, in seconds since the epoch.
+
+        Raises
+        ------
+        SchedulerError
+            If accounting could not be asked.
+        """
+        return {}
+
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
         """End jobs, waiting or running.
 
@@ -162,8 +267,24 @@ class SchedulerPostInit(Base):
         TransientError
             If the scheduler could not be asked.
         """
+        failed = {}
         for job in jobs:
-            await self.kill_job(job)
+            try:
+                await self.kill_job(job)
+            except Exception as error:  # see submit_jobs; it may have ended by itself
+                failed[job] = error
+        present = await self.query_jobs(list(failed))
+        for job, why in failed.items():
+            if present[job].presence is not Presence.GONE:
+                raise TransientError(f"Job {job.jid} could not be ended: {why!r}") from why
+
+    async def claim(self, job: Job) -> bool:
+        """Give up the submission of a job that an earlier run made, if it has not started.
+
+        False says that it has. After True it will end without doing anything, see
+        :meth:`JobDir.claim`, which is right wherever jobs see that very directory.
+        """
+        return job.directory.claim(job.token)
 
     # -- completion --------------------------------------------------------------
 
@@ -188,8 +309,33 @@ class SchedulerPostInit(Base):
     def forget(self, job: Job) -> None:
         """Remove what only this scheduler needed of a job that has ended."""
 
-    async def fetch(self, job: Job) -> None:
-        """Bring the files of an ended job here, where they do not lie here already."""
+    async def fetch(self, job: Job, *, outputs: bool) -> None:
+        """Bring the files of an ended job here, where they do not lie here already.
+
+        Called for every end unless :attr:`fs_shared`, before anything is looked for.
+
+        Parameters
+        ----------
+        job
+            The job.
+        outputs
+            Whether its outputs are wanted too, because it succeeded; logs and the files
+            of the job directory always are.
+
+        Raises
+        ------
+        TransientError
+            If it is worth trying again.
+        SchedulerError
+            If they will not come.
+        """
+
+    async def missing(self, addresses: Sequence[str]) -> list[str]:
+        """Return which outputs in Snakemake's storage are not there (yet).
+
+        The default leaves that to Snakemake, which ends the run where one is missing.
+        """
+        return []
 
     # -- the wrapper ---------------------------------------------------------------
 
@@ -211,13 +357,15 @@ class SchedulerPostInit(Base):
 
     def _from_hooks(self, name: str, job: Job) -> str:
         pieces = self.hooks.code(name, self, job)
-        pieces += [code for code in getattr(xqute_plugin.hooks, name)(self, job) if code]
+        pieces += [code for code in getattr(xqute.plugin.hooks, name)(self, job) if code]
         return "\n".join(pieces)
 
     def job_environment(self, job: Job) -> str:
         """Return the bash that gives the job its environment variables."""
         lines = []
         for name, value in job.spec.env.items():
+            if name in self.given_by_node:
+                continue
             if value is None:
                 lines.append(f"unset -v {shlex.quote(name)}")
             else:
@@ -235,7 +383,8 @@ class SchedulerPostInit(Base):
         context = WrapperContext(
             shebang=self.jobcmd_shebang(job),
             directory=job.directory.mounted,
-            events=self.events_directory(),
+            events=self.events_seen(job),
+            cwd=self.cwd_seen(job),
             key=job.spec.key,
             token=job.token,
             jid=self.jid_expression,
@@ -243,20 +392,24 @@ class SchedulerPostInit(Base):
             init=self.jobcmd_init(job),
             prep=self.jobcmd_prep(job),
             end=self.jobcmd_end(job),
+            end_notes=self.end_notes,
             final_exit=self.final_exit,
             check_inputs=not self.runs_here,
             kill_grace=self.kill_grace,
-            tell_start=not self.runs_here,
+            tell_start=not self.starts_at_once,
             guard=self.kills_wrapper_only,
             sweep=not self.sweeps_sessions,
+            seen=lambda path: self.seen(path, job.spec.addresses.get(path, "")),
         )
         return render(job.spec, context, self.job_environment(job))
 
-    def write_wrapper(self, job: Job) -> str:
-        """Write the wrapper of a job; return its path as the job sees it."""
-        name = f"job.wrapped.{self.name}"
-        job.directory.write(name, self.wrap_job_script(job))
-        return f"{job.directory.mounted}/{name}"
+    def wrapper_path(self, job: Job) -> str:
+        """Return the path of a job's wrapper as the job sees it."""
+        return f"{job.directory.mounted}/job.wrapped.{self.name}"
+
+    def write_wrapper(self, job: Job) -> None:
+        """Write the wrapper of a job into its directory."""
+        job.directory.write(f"job.wrapped.{self.name}", self.wrap_job_script(job))
 
     async def wrapped_job_script(self, job: Job) -> Any:  # type: ignore[override]
         """Write the wrapper of a job; return its path as xqute's path type."""

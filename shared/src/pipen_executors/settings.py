@@ -6,20 +6,31 @@ annotations``: Snakemake reads the types of the fields.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, List, Optional
+from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Optional
 
 from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
 
 from .exceptions import SettingError
 from .units import parse_options, parse_rate, parse_seconds
 
+if TYPE_CHECKING:
+    from .profiles import Profile
+
 ENVIRONMENT_AT_IMPORT: Final[Mapping[str, str]] = dict(os.environ)
 """The environment before the Snakefile could change it."""
 
 EXECUTION: Final = ("auto", "direct", "snakemake")
 ERROR_STRATEGIES: Final = ("ignore", "retry", "halt")
+
+
+class Default(str):
+    """A default, which is told apart from the same text given by the user."""
+
+    def __str__(self) -> str:
+        """Return itself: argparse makes a plain string of a default otherwise."""
+        return self
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -48,6 +59,14 @@ def whole_number(least: int) -> Callable[[Any], int]:
     return check
 
 
+def yes_or_no(value: Any) -> bool:
+    """Read a setting that is on by default, which Snakemake has no flags for."""
+    word = str(value).strip().lower()
+    if word not in ("true", "false", "yes", "no"):
+        raise ValueError("true or false")
+    return word in ("true", "yes")
+
+
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
     """Settings of every pipen executor; a backend adds its own.
@@ -56,7 +75,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     """
 
     execution: str = field(
-        default="auto",
+        default=Default("auto"),
         metadata={
             "help": "How jobs run: 'direct' as the rule's own command, without a second "
             "Snakemake (an error for rules that cannot); 'snakemake' always through a second "
@@ -69,7 +88,7 @@ class ExecutorSettings(ExecutorSettingsBase):
         metadata={"help": "Most jobs submitted and not ended at a time (default: no limit)."},
     )
     error_strategy: str = field(
-        default="ignore",
+        default=Default("ignore"),
         metadata={
             "help": "What a failed job does: 'ignore' leaves it to Snakemake, 'retry' submits it "
             "again before Snakemake is told, 'halt' cancels all other jobs and ends the run.",
@@ -77,7 +96,7 @@ class ExecutorSettings(ExecutorSettingsBase):
         },
     )
     num_retries: str = field(
-        default="3",
+        default=Default("3"),
         metadata={"help": "How often a job is submitted again with error strategy 'retry'."},
     )
     prescript: Optional[str] = field(
@@ -103,7 +122,7 @@ class ExecutorSettings(ExecutorSettingsBase):
         default=None, metadata={"help": "What the jobs' names begin with in the scheduler."}
     )
     submission_batch: str = field(
-        default="8",
+        default=Default("8"),
         metadata={"help": "How many submissions are under way at a time."},
     )
     submit_rate: Optional[str] = field(
@@ -132,6 +151,14 @@ class ExecutorSettings(ExecutorSettingsBase):
             "working directory of the workflow)."
         },
     )
+    history: str = field(
+        default=Default("yes"),
+        metadata={
+            "help": "Whether to keep the history that `pipen-executors status` and `report`, the "
+            "live line and the efficiency report are drawn from.",
+            "metavar": "yes|no",
+        },
+    )
     efficiency_report: bool = field(
         default=False,
         metadata={
@@ -146,6 +173,22 @@ class ExecutorSettings(ExecutorSettingsBase):
             "metavar": "MODULE",
         },
     )
+    profile: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Profile of pipen to take settings from that the command line does not give: "
+            "a table of ~/.pipen.toml or ./.pipen.toml, or PIPEN_<profile>_<key> variables.",
+            "metavar": "NAME",
+        },
+    )
+    show_config: bool = field(
+        default=False,
+        metadata={"help": "Print all settings and where each comes from before the first job."},
+    )
+
+    scheduler_words: ClassVar[frozenset[str]] = frozenset()
+    """Names of settings that are options of the scheduler too; ``scheduler_opts`` of a profile
+    means the latter."""
 
     def __post_init__(self) -> None:
         """Make ready for what an earlier run has left: only this executor was chosen."""
@@ -159,7 +202,9 @@ class Checked:
     """The settings of a run, read and checked.
 
     Times are in seconds. ``query_ceiling`` is None where the scheduler's own is to be
-    used.
+    used. ``settings`` are those of the backend with what a profile says filled in,
+    ``sources`` says of each that a profile gave where it stands, and ``ignored`` are the
+    keys of the profile that are nothing here.
     """
 
     execution: str
@@ -176,8 +221,31 @@ class Checked:
     query_ceiling: Optional[float]
     options: Mapping[str, Any]
     workdir: Optional[Path]
+    history: bool
     efficiency_report: bool
     plugins: tuple[str, ...]
+    prefix: str
+    settings: Any
+    sources: Mapping[str, str]
+    ignored: tuple[str, ...]
+
+    def where(self, name: str) -> str:
+        """Return what a setting is called in an error message."""
+        return _where(name, self.prefix, self.sources)
+
+    def read(self, name: str, reader: Callable[[Any], Any]) -> Any:
+        """Read a setting of the backend (see :func:`read`)."""
+        return self.read_one(name, getattr(self.settings, name), reader)
+
+    def read_one(self, name: str, value: Any, reader: Callable[[Any], Any]) -> Any:
+        """Read one value of a setting that has several."""
+        return read(self.where(name), value, reader)
+
+
+def _where(name: str, prefix: str, sources: Mapping[str, str]) -> str:
+    if name in sources:
+        return f"{name} in {sources[name]}"
+    return f"--{prefix}-{name.replace('_', '-')}"
 
 
 def read(where: str, value: Any, reader: Callable[[Any], Any]) -> Any:
@@ -194,6 +262,8 @@ def read(where: str, value: Any, reader: Callable[[Any], Any]) -> Any:
         raise SettingError(where, value, str(error)) from None
 
 
+_one_of_yes_no = one_of(("yes", "no"))
+
 READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "execution": one_of(EXECUTION),
     "forks": whole_number(1),
@@ -204,11 +274,101 @@ READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "submit_rate": parse_rate,
     "recheck_interval": whole_number(1),
     "options": parse_options,
+    "history": lambda value: _one_of_yes_no(value) == "yes",
     "workdir": lambda value: Path(os.path.expandvars(value)).expanduser(),
 }
 
 
-def check(settings: ExecutorSettings, prefix: str) -> Checked:
+NOT_IN_PROFILES: Final = frozenset({"workdir", "plugins", "options", "profile", "show_config"})
+"""Settings that a profile does not give: in pipen these words mean something else."""
+
+
+def is_given(settings: Any, name: str) -> bool:
+    """Tell whether the user gave a setting, on the command line or in Snakemake's profile."""
+    thefield = next(f for f in fields(settings) if f.name == name)
+    value = getattr(settings, name)
+    if value is None or value == [] or isinstance(value, Default):
+        return False
+    return isinstance(thefield.default, Default) or bool(value != thefield.default)
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """Return the settings that the user gave; without bash, which may hold secrets."""
+    names = [f.name for f in fields(settings) if f.name not in ("prescript", "postscript")]
+    return {name: getattr(settings, name) for name in names if is_given(settings, name)}
+
+
+def _of_type(thefield: Any, value: Any, where: str) -> Any:
+    """Return a value of a profile or of an option as the command line would have given it."""
+    if thefield.type is bool:
+        words = {"true": True, "false": False}
+        if str(value).lower() not in words:
+            raise SettingError(where, value, "true or false")
+        return words[str(value).lower()]
+    if getattr(thefield.type, "__origin__", None) is list:
+        return [value] if isinstance(value, str) else value
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+def lay_on_profile(
+    settings: Any, profile: "Profile"
+) -> tuple[Any, dict[str, Any], dict[str, str], list[str]]:
+    """Fill in from a profile what the user has not given otherwise.
+
+    A key of ``scheduler_opts`` that is a setting of the backend is that setting, as
+    pipen gives it to the scheduler's constructor; all others are the scheduler's options.
+
+    Returns
+    -------
+    tuple
+        The settings; the scheduler's options; where each of both was found, by its name;
+        and the keys that only pipen knows.
+    """
+    known = {f.name: f for f in fields(settings) if f.name not in NOT_IN_PROFILES}
+    found = {key: value for key, value in profile.values.items() if key in known}
+    foreign = [key for key in profile.values if key not in known and key != "scheduler"]
+    options = {}
+    for key, value in profile.options.items():
+        if key in known and key not in settings.scheduler_words:
+            found[key] = value
+        else:
+            options[key] = value
+    found = {
+        key: value
+        for key, value in found.items()
+        if value.value is not None and not is_given(settings, key)
+    }
+    sources = {key: value.source for key, value in {**options, **found}.items()}
+    values = {
+        key: _of_type(known[key], value.value, f"{key} in {value.source}")
+        for key, value in found.items()
+    }
+    plain = {key: value.value for key, value in options.items()}
+    return replace(settings, **values), plain, sources, foreign
+
+
+def take_options(settings: Any, where: str) -> tuple[Any, dict[str, str]]:
+    """Take options of the command line that are settings of the backend for what they are.
+
+    The same rule as for ``scheduler_opts`` of a profile, but for settings that every
+    backend has: those have a flag.
+
+    Returns
+    -------
+    tuple
+        The settings, and where each of those was found.
+    """
+    options = read(where, settings.options, parse_options)
+    shared = {f.name for f in fields(ExecutorSettings)}
+    own = {f.name: f for f in fields(settings) if f.name not in shared | settings.scheduler_words}
+    values = {
+        key: _of_type(own[key], options.pop(key), f"{key} in {where}")
+        for key in own.keys() & options.keys()
+    }
+    return replace(settings, **values, options=options), dict.fromkeys(values, where)
+
+
+def check(settings: ExecutorSettings, prefix: str, profile: "Optional[Profile]" = None) -> Checked:
     """Read and check the shared settings.
 
     Parameters
@@ -217,23 +377,56 @@ def check(settings: ExecutorSettings, prefix: str) -> Checked:
         As Snakemake parsed them.
     prefix
         Name of the executor, for error messages (``pipen-local``).
+    profile
+        Gives what the settings leave open.
 
     Raises
     ------
     SettingError
         For the first value that cannot be right.
     """
+    settings, sources = take_options(settings, _where("options", prefix, {}))
+    options: dict[str, Any] = {}
+    ignored: list[str] = []
+    if profile is not None:
+        settings, options, found, ignored = lay_on_profile(settings, profile)
+        sources = {**found, **sources}
     values: dict[str, Any] = {}
     for thefield in fields(ExecutorSettings):
         value = getattr(settings, thefield.name)
         if value is not None and thefield.name in READERS:
-            flag = f"--{prefix}-{thefield.name.replace('_', '-')}"
-            value = read(flag, value, READERS[thefield.name])
+            where = _where(thefield.name, prefix, sources)
+            value = read(where, value, READERS[thefield.name])
         values[thefield.name] = value
+    for name in ("profile", "show_config"):
+        del values[name]
     recheck = values.pop("recheck_interval")
     values["query_ceiling"] = None if recheck is None else recheck / 10
     for name, default in (("prescript", ""), ("postscript", ""), ("timeout", 0.0)):
         values[name] = values[name] if values[name] is not None else default
-    values["options"] = values["options"] or {}
+    own = values["options"] or {}
+    values["options"] = {**options, **own}
+    sources = {name: source for name, source in sources.items() if name not in own}
     values["plugins"] = tuple(values["plugins"] or ())
-    return Checked(**values)
+    return Checked(
+        **values, prefix=prefix, settings=settings, sources=sources, ignored=tuple(ignored)
+    )
+
+
+def table_of(checked: Checked) -> list[tuple[str, str, str]]:
+    """Return name, value and origin of each effective setting."""
+    given = "command line or Snakemake's profile"
+    rows = []
+    for name in (f.name for f in fields(checked.settings)):
+        if name in ("options", "profile", "show_config"):
+            continue
+        value = getattr(checked.settings, name)
+        origin = given if is_given(checked.settings, name) else "default"
+        rows.append((name, _shown(value), checked.sources.get(name, origin)))
+    for name, value in checked.options.items():
+        rows.append((f"options: {name}", _shown(value), checked.sources.get(name, given)))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None or value == [] else str(value)

@@ -58,13 +58,16 @@ class JobSpec:
         Further files that belong into the job directory, by name.
     direct
         Whether the script is the rule's own command (False: a second Snakemake).
+    why_respawned
+        Why it needs a second Snakemake, if it does.
     cwd
-        Working directory of the command, absolute.
+        Working directory of the command as the job sees it, absolute.
+    base
+        Where relative paths of the workflow begin on this machine; the same directory
+        as ``cwd`` unless the node has it elsewhere.
     env
         Environment variables to set, or (None) to remove, beside those that the
         node has.
-    secret
-        Whether ``env`` holds values the workflow declared with ``envvars:``.
     volatile
         Texts in script and files that are others in every run, and no part of what the
         job does.
@@ -72,8 +75,16 @@ class JobSpec:
         Files that must be visible on the node before the command starts.
     outputs
         Files that must exist when the command has succeeded.
+    logs
+        Its log and benchmark files.
+    addresses
+        Where files lie in Snakemake's storage (``gs://…``), by their path in the workflow.
+        This and all paths above are as the workflow has them: a job may see them
+        elsewhere (``SchedulerPostInit.seen``).
     removable, removable_dirs
         Outputs that are removed before the command runs a second time.
+    measured
+        Whether what the command uses is measured while it runs (``benchmark:``).
     shadow_dir
         Snakemake's shadow directory of the job, if it has one.
     tmpdir_of_node, tmpdir_mark
@@ -81,6 +92,14 @@ class JobSpec:
         script.
     resources, options
         What is asked of the scheduler: neutral terms, and the scheduler's own.
+    images
+        The container images that its rules name themselves (``container:``), each once;
+        empty text for a rule that names none.
+    on_host
+        Whether the job is to run where Snakemake runs and outside any container: one of the
+        ``localrules``, or one whose container Snakemake starts.
+    python_for
+        What the command needs this Snakemake's Python for; empty if it needs none.
     prescript, postscript
         Bash run before and after the command in the same shell.
     timeout
@@ -98,20 +117,27 @@ class JobSpec:
     argv: tuple[str, ...]
     script: str
     cwd: str
+    base: str
     files: Mapping[str, bytes] = field(default_factory=dict)
     direct: bool = True
+    why_respawned: str = ""
     env: Mapping[str, str | None] = field(default_factory=dict)
-    secret: bool = False
     volatile: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ()
+    addresses: Mapping[str, str] = field(default_factory=dict)
     removable: tuple[str, ...] = ()
     removable_dirs: tuple[str, ...] = ()
+    measured: bool = False
     shadow_dir: str | None = None
     tmpdir_of_node: bool = False
     tmpdir_mark: str = ""
     resources: Resources = field(default_factory=Resources)
     options: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ("",)
+    on_host: bool = False
+    python_for: str = ""
     prescript: str = ""
     postscript: str = ""
     timeout: float = 0
@@ -148,7 +174,7 @@ class JobSpec:
             digest.update(content + b"\0")
         for path in self.inputs:
             try:
-                stat = os.stat(os.path.join(self.cwd, path))
+                stat = os.stat(os.path.join(self.base, path))
             except OSError:
                 continue
             digest.update(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from snakemake.io import is_flagged
 
-from .command import NODE_TMPDIR, NotDirect, capture, why_not_direct
+from .command import NODE_TMPDIR, NotDirect, capture, own_image, why_not_direct, why_python
 from .exceptions import SettingError, UserError
 from .group import group_script, prepare_group, why_group_not_direct
 from .jobdir import JobDir
@@ -37,6 +37,9 @@ RULE_SETTINGS: Final = (
 )
 """Settings that a rule may set for itself, as a resource ``pipen_<name>``."""
 
+LANE_RESOURCES: Final = ("pipen_profile", "pipen_scheduler")
+"""Resources that send a rule to one of several schedulers (``--executor pipen``)."""
+
 
 class Specifier:
     """Makes job specifications for one run.
@@ -49,8 +52,6 @@ class Specifier:
         The settings of the run.
     scheduler, hooks
         Who has a say in what a job asks for.
-    prefix
-        Name of the executor, for messages.
     """
 
     def __init__(
@@ -59,52 +60,57 @@ class Specifier:
         checked: Checked,
         scheduler: SchedulerPostInit,
         hooks: Hooks,
-        prefix: str,
     ) -> None:
         self._executor = executor
         self._workflow = executor.workflow
         self._checked = checked
         self._scheduler = scheduler
         self._hooks = hooks
-        self._prefix = prefix
         self._told: set[tuple[str, str]] = set()
+        self._source_files: tuple[str, ...] | None = None
         self._names = {f"pipen_{name}" for name in RULE_SETTINGS} | scheduler.own_resources
+        self._names |= set(LANE_RESOURCES)
 
     # -- before the first job ------------------------------------------------------------
 
-    def check_run(self) -> None:
-        """Refuse what any rule asks for and cannot get, before the first job of any runs.
+    def check_rule(self, rule: Any) -> None:
+        """Refuse a setting that a rule gives itself and that cannot be right.
 
-        Resources that are functions of inputs still to be made are checked when their
-        job is ready.
+        Resources that are functions are checked with the first job.
 
         Raises
         ------
         SettingError
             Naming the rule, the resource, its value, and what would be right.
         """
-        for rule in self._workflow.rules:
-            for name, resource in rule.resources.items():
-                self._check_name(name, rule.name)
-                value = getattr(resource, "raw", resource)
-                value = getattr(value, "value", value)
-                if name.startswith("pipen_") and isinstance(value, (str, int)):
-                    self._rule_setting(name, value, rule.name)
-        seen = set()
-        for job in self._workflow.dag.needrun_jobs():
-            if job.is_norun or job.rule.name in seen:
-                continue
-            seen.add(job.rule.name)
-            try:
-                spec, execution = self._outline(job)
-                self._scheduler.check(spec)
-            except SettingError:
-                raise
-            except Exception:
-                continue  # it depends on what other jobs have yet to make
-            why = why_not_direct(job, self._workflow, piped=True)
-            if execution == "direct" and why is not None:
-                raise self._cannot_be_direct(spec.rule, why)
+        for name in rule.resources:
+            self._check_name(name, rule.name)
+        for name, value in static_resources(rule).items():
+            if name.startswith("pipen_"):
+                self._rule_setting(name, value, rule.name)
+
+    def check_job(self, job: Any) -> None:
+        """Refuse what a job asks for and cannot get, before the first job of any runs.
+
+        What depends on inputs still to be made is checked when the job is ready.
+
+        Raises
+        ------
+        SettingError
+            Naming the rule, the resource, its value, and what would be right.
+        UserError
+            If it cannot be run as it asks to be.
+        """
+        try:
+            spec, execution = self._outline(job)
+            self._scheduler.check(spec)
+        except UserError:
+            raise
+        except Exception:
+            return  # it depends on what other jobs have yet to make
+        why = why_not_direct(job, self._workflow, stages=self._scheduler.stages, piped=True)
+        if execution == "direct" and why is not None:
+            raise self._cannot_be_direct(spec.rule, why)
 
     def _check_name(self, name: str, rule: str) -> None:
         if name.startswith("pipen_") and name not in self._names:
@@ -118,9 +124,10 @@ class Specifier:
         return read(f"resource {name} of rule {rule}", value, reader)
 
     def _cannot_be_direct(self, rule: str, why: str) -> UserError:
+        setting = self._checked.where("execution")
         return UserError(
-            f"Rule {rule} cannot be run directly, as --{self._prefix}-execution or resource "
-            f"pipen_execution demands: {why}. Use 'auto'."
+            f"Rule {rule} cannot be run directly, as {setting} or resource pipen_execution "
+            f"demands: {why}. Use 'auto'."
         )
 
     # -- one job ---------------------------------------------------------------------------
@@ -138,6 +145,7 @@ class Specifier:
         spec, execution = self._outline(job)
         why = self._fill_direct(job, spec) if execution != "snakemake" else "it is asked for"
         if why is not None:
+            spec.why_respawned = why
             if execution == "direct":
                 raise self._cannot_be_direct(spec.rule, why)
             if (spec.rule, why) not in self._told:
@@ -179,7 +187,9 @@ class Specifier:
             jobid=str(job.jobid),
             argv=(),
             script="",
-            cwd=os.path.abspath(setting("cwd") or os.getcwd()),
+            cwd="",
+            base=os.getcwd(),
+            addresses=_addresses(members),
             resources=self._resources(job, rule),
             options=options,
             prescript=setting("prescript"),
@@ -189,8 +199,29 @@ class Specifier:
             num_retries=setting("num_retries"),
             latency_wait=self._workflow.execution_settings.latency_wait,
         )
+        spec.cwd = os.path.abspath(setting("cwd") or self._scheduler.working_directory(spec))
+        self._fill_surroundings(job, members, spec)
+        if setting("execution") == "snakemake":
+            spec.python_for = "a second Snakemake"
         self._hooks.call("job_options", spec=spec, options=options)
         return spec, setting("execution")
+
+    def _fill_surroundings(self, job: Any, members: Sequence[Any], spec: JobSpec) -> None:
+        """Note what must be there around the command of a job, or of the members of a group."""
+        images = {own_image(member, self._workflow) for member in members}
+        spec.images = tuple(sorted(image for image in images if image is not None))
+        names = {member.rule.name for member in members}
+        spec.on_host = None in images or not names.isdisjoint(self._workflow._localrules)
+        spec.logs = tuple(
+            str(file) for member in members for file in (*member.log, member.benchmark) if file
+        )
+        stages = self._scheduler.stages
+        if job.is_group():
+            respawned = why_group_not_direct(job, self._workflow, stages=stages)
+        else:  # a job that is connected by a pipe comes in a group in the end
+            respawned = why_not_direct(job, self._workflow, stages=stages, piped=True)
+        reasons = (respawned, *(why_python(member, self._workflow) for member in members))
+        spec.python_for = next(filter(None, reasons), "")
 
     def _resources(self, job: Any, rule: str) -> Resources:
         known = {}
@@ -237,25 +268,30 @@ class Specifier:
         """Let a job run as its own command; return why not, where it cannot."""
         directory = self.directory(spec)
         declared = self._executor.envvars()
+        stages = self._scheduler.stages
+
+        def seen(path: str) -> str:
+            return self._scheduler.seen(path, spec.addresses.get(path, ""))
+
         try:
             if job.is_group():
-                if (why := why_group_not_direct(job, self._workflow)) is not None:
+                if (why := why_group_not_direct(job, self._workflow, stages=stages)) is not None:
                     return why
-                script = group_script(job, self._workflow, directory, changes)
+                script = group_script(job, self._workflow, directory, seen, changes)
                 spec.argv, spec.script, spec.files = ("/bin/bash",), script.text, script.files
                 spec.env = declared
             else:
-                if (why := why_not_direct(job, self._workflow)) is not None:
+                if (why := why_not_direct(job, self._workflow, stages=stages)) is not None:
                     return why
-                command = capture(job, self._workflow, directory)
+                command = capture(job, self._workflow, directory, seen)
                 spec.argv, spec.script = (command.shell,), command.text + "\n"
                 spec.files = command.files
-                spec.env = {**changes(command.env), **declared}
+                spec.env = {**changes(command.env, command.own), **declared}
                 spec.tmpdir_of_node = command.tmpdir_of_node
                 spec.tmpdir_mark = NODE_TMPDIR
+                spec.measured = job.benchmark is not None
         except NotDirect as error:
             return str(error)
-        spec.secret = bool(declared)
         self._fill_files(job, spec)
         precommand = self._workflow.remote_execution_settings.precommand
         if precommand or not self._executor.is_default_jobscript:
@@ -293,7 +329,7 @@ class Specifier:
         if not spec.direct:
             return
         if job.is_group():
-            self._workflow.async_run(prepare_group(job))
+            self._workflow.async_run(prepare_group(job, self._workflow))
         else:
             self._workflow.async_run(job.prepare())
             if job.shadow_dir:
@@ -301,16 +337,24 @@ class Specifier:
 
     def take_back(self, job: Any, spec: JobSpec) -> None:
         """Undo what a start of a direct job may have done that ``prepare()`` does not undo."""
-        if not spec.direct or job.is_group():
+        if not spec.direct:
             return
-        for file in job.output:
-            if not is_flagged(file, "update") or not os.path.lexists(file):
-                continue
+        for file in _updated(job):
             if not self._workflow.persistence.restore_output(Path(file)):
                 # Without a copy of before there was no file before.
                 shutil.rmtree(file) if os.path.isdir(file) else os.unlink(file)
         if spec.shadow_dir:
             shutil.rmtree(spec.shadow_dir, ignore_errors=True)
+
+    def keep_updated(self, job: Any) -> None:
+        """Keep update() outputs of a failed job that a second Snakemake has brought back.
+
+        Snakemake brings them back here too, and removes what it has no copy of.
+        """
+        persistence = self._workflow.persistence
+        for file in _updated(job):
+            if not persistence._get_backup_path(Path(file)).exists():
+                persistence.backup_output(Path(file))
 
     def use_shadow(self, job: Any, spec: JobSpec, directory: str) -> None:
         """Let a job run in a shadow directory."""
@@ -323,9 +367,10 @@ class Specifier:
         """Let a job run by a second Snakemake, which waits for inputs and minds outputs."""
         declared = self._executor.envvars()
         spec.direct = False
-        spec.secret = bool(declared)
         spec.env = {**changes(os.environ), **declared}
-        command = self._executor.respawn_command(job, spec)
+        command = self._executor.respawn_command(
+            job, spec, self.directory(spec), apart=self._scheduler.brings_files
+        )
         spec.script = self._format_jobscript(job, command)
         spec.argv = ("/bin/sh",)
         members = list(job.jobs) if job.is_group() else [job]
@@ -333,7 +378,28 @@ class Specifier:
         code = [member.rule.shellcmd or member.rule.run_func_src or "" for member in members]
         properties = "\n".join([job.properties(), *code])
         spec.files = {**spec.files, "job.properties": properties.encode()}
-        spec.inputs = tuple(str(file) for file in job.input)
+        if self._scheduler.brings_files:
+            self._fill_files(job, spec)
+            spec.inputs += self._sources()
+            # Pipes are made beforehand; a service's file goes away with the service.
+            spec.outputs = tuple(
+                str(file)
+                for member in members
+                for file in member.output
+                if not (is_flagged(file, "pipe") or is_flagged(file, "service"))
+            )
+            spec.logs += tuple(str(member.benchmark) for member in members if member.benchmark)
+        else:
+            spec.inputs = tuple(str(file) for file in job.input)
+
+    def _sources(self) -> tuple[str, ...]:
+        """Return the files that the workflow is written in: Snakefiles, scripts, environments."""
+        if self._source_files is None:
+            found = (os.path.normpath(file) for file in self._workflow.dag.get_sources())
+            kept = {file for file in found if not file.startswith(".snakemake/")}
+            configs = map(os.path.relpath, self._workflow.overwrite_configfiles)
+            self._source_files = tuple(sorted(kept.union(configs)))
+        return self._source_files
 
     def _format_jobscript(self, job: Any, command: str) -> str:
         template = self._executor.jobscript
@@ -347,19 +413,47 @@ class Specifier:
 
     def directory(self, spec: JobSpec) -> str:
         """Return the job directory as the job sees it."""
-        return JobDir.of("", spec, str(self._scheduler.workdir.mounted)).mounted
+        return JobDir.of("", spec, self._scheduler.seen_root()).mounted
+
+
+def static_resources(rule: Any) -> dict[str, str | int]:
+    """Return the resources of a rule that are the same for all of its jobs."""
+    found = {}
+    for name, resource in rule.resources.items():
+        value = getattr(resource, "raw", resource)
+        value = getattr(value, "value", value)
+        if isinstance(value, (str, int)):
+            found[name] = value
+    return found
+
+
+def _updated(job: Any) -> list[Any]:
+    """Return the update() outputs of a job or group that are there."""
+    members = list(job.jobs) if job.is_group() else [job]
+    files = chain.from_iterable(member.output for member in members)
+    return [file for file in files if is_flagged(file, "update") and os.path.lexists(file)]
+
+
+def _addresses(jobs: Iterable[Any]) -> dict[str, str]:
+    """Return where the files of jobs lie in Snakemake's storage, by their path here."""
+    files = chain.from_iterable(chain(job.input, job.output, job.log) for job in jobs)
+    return {str(file): file.storage_object.query for file in files if file.is_storage}
 
 
 def _is_tbd(value: Any) -> bool:
     return str(value) == "<TBD>"
 
 
-def changes(env: Mapping[str, str]) -> dict[str, str | None]:
-    """Return how an environment differs from the one that this process was started with."""
+def changes(env: Mapping[str, str], own: Sequence[str] = ()) -> dict[str, str | None]:
+    """Return how an environment differs from the one that this process was started with.
+
+    With it come the variables named by ``own``, since a job may have none of this process's.
+    """
     names: Iterable[str] = (name for name in env if name.isidentifier())
     changed: dict[str, str | None] = {
         name: env[name] for name in names if ENVIRONMENT_AT_IMPORT.get(name) != env[name]
     }
+    changed |= {name: env[name] for name in own}
     for name in ENVIRONMENT_AT_IMPORT.keys() - env.keys():
         if name.isidentifier():
             changed[name] = None

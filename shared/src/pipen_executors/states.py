@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 
 class JobState(Enum):
@@ -27,6 +27,24 @@ class JobState(Enum):
         return self in (JobState.FINISHED, JobState.FAILED)
 
 
+class Phase(StrEnum):
+    """State of a job as users read it: in the history and all that is drawn from it."""
+
+    QUEUED = "queued"
+    """Handed over by Snakemake, not yet by the engine."""
+    PENDING = "pending"
+    """In the scheduler's queue."""
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job, or this attempt of it, has ended."""
+        return self in (Phase.DONE, Phase.FAILED, Phase.CANCELLED)
+
+
 class ExitReason(Enum):
     """Why a job ended. The value is the phrase that users read."""
 
@@ -39,11 +57,13 @@ class ExitReason(Enum):
     PREEMPTED = "preempted"
     NODE_FAILURE = "the node failed"
     LAUNCH_FAILURE = "could not be started on the node"
+    IMAGE_FAILURE = "its image cannot be had"
     UNSCHEDULABLE = "can never be scheduled"
     SUBMIT_FAILURE = "could not be submitted"
     PRESCRIPT = "the prescript failed"
     MISSING_INPUT = "input not visible on the node"
     MISSING_OUTPUT = "output missing"
+    NOT_FETCHED = "its files could not be fetched"
     LOST = "lost: the scheduler no longer knows the job and it left no exit status"
 
 
@@ -77,6 +97,19 @@ class Outcome:
             parts.append(f"exit status {self.rc}")
         text = ", ".join(parts)
         return f"{text}: {self.detail}" if self.detail else text
+
+
+@dataclass(frozen=True, slots=True)
+class Tentative:
+    """How a job ended as far as is known by now; accounting may soon know more.
+
+    Parameters
+    ----------
+    outcome
+        What to say if it does not.
+    """
+
+    outcome: Outcome
 
 
 class Presence(Enum):

@@ -12,6 +12,7 @@ original for every other executor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import filterfalse
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .spec import job_key, job_label
 
 def install() -> None:
     """Let Snakemake ask the job directories; harmless when called again."""
+    import snakemake.api  # noqa: F401 - first: its modules import each other
     from snakemake.dag import DAG
 
     if not hasattr(DAG.check_incomplete, "__wrapped__"):
@@ -39,17 +41,16 @@ async def check_incomplete(dag: Any) -> None:
     if plugin is None or not issubclass(plugin.executor, PipenExecutor):
         await check_incomplete.__wrapped__(dag)  # type: ignore[attr-defined]
         return
-    settings = dag.workflow.executor_settings
-    root = Path(settings.workdir or Path(".snakemake", "pipen", plugin.executor.backend))
-    if dag.workflow.persistence.locked and any(_under_way(job, root) for job in dag.jobs):
-        _explain_lock(f"pipen-{plugin.executor.backend}")
+    roots = plugin.executor.roots(dag.workflow.executor_settings)
+    if dag.workflow.persistence.locked and any(_under_way(job, roots) for job in dag.jobs):
+        _explain_lock(plugin.name)
     if dag.ignore_incomplete or dag.workflow.dag_settings.force_incomplete:
         await check_incomplete.__wrapped__(dag)  # type: ignore[attr-defined]
         return
     unknown = []
     for job in filterfalse(dag.needrun, dag.jobs):
         files = [file for file in await dag.workflow.persistence.incomplete(job) if file]
-        if files and _under_way(job, root):
+        if files and _under_way(job, roots):
             dag.forcefiles.update(files)  # what --rerun-incomplete would do
         else:
             unknown += files
@@ -57,12 +58,12 @@ async def check_incomplete(dag: Any) -> None:
         raise IncompleteFilesException(unknown)
 
 
-def _under_way(job: Any, root: Path) -> bool:
+def _under_way(job: Any, roots: Sequence[Path]) -> bool:
     """Tell whether a job was submitted and its result has not been taken in."""
     wildcards = dict(job.wildcards_dict or {})
     products = [str(file) for file in job.output]
     below = place(job.rule.name, job_label(wildcards), job_key(job.rule.name, products, wildcards))
-    return JobDir(str(root / below)).record() is not None
+    return any(JobDir(str(root / below)).record() is not None for root in roots)
 
 
 def _explain_lock(executor: str) -> None:

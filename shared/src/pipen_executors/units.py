@@ -77,6 +77,21 @@ def parse_rate(value: str) -> tuple[int, float]:
     return number, seconds
 
 
+def parse_words(value: str | Sequence[str]) -> list[str]:
+    """Read the words of a command, at least one: a list, or text as for a shell.
+
+    >>> parse_words("/bin/bash -l")
+    ['/bin/bash', '-l']
+    """
+    try:
+        words = shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
+    except ValueError as error:
+        raise ValueError(f"words, quoted as for a shell ({error})") from None
+    if not words:
+        raise ValueError("at least one word")
+    return words
+
+
 def parse_options(value: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """Read options of a scheduler: ``KEY=VALUE``, or a table.
 

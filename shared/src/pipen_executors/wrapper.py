@@ -20,11 +20,13 @@ It needs bash (4.2 or later) and coreutils, nothing else. What it promises:
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from . import meter
 from .jobdir import INFO
 from .spec import JobSpec
 from .states import JobState
@@ -40,6 +42,8 @@ class WrapperContext:
         First line, with the scheduler's directives below it where it has any.
     directory, events
         Job directory and events directory as the job sees them.
+    cwd
+        Working directory of the command, likewise.
     key, token
         The job and this submission of it.
     jid
@@ -48,12 +52,14 @@ class WrapperContext:
         Whether outputs of an earlier attempt have to be removed first.
     init, prep, end
         Bash from hooks: before the prescript, before the command, after it.
+    end_notes
+        Bash that prints further notes on the end, ``name=value``.
     final_exit
         Bash that ends the wrapper, with the exit status in ``$rc``.
     check_inputs
         Whether inputs may become visible on the node later than here.
     kill_grace
-        Seconds between TERM and KILL for a job over its timeout.
+        Seconds between TERM and KILL for a command that is cancelled or over its timeout.
     tell_start
         Whether the start is announced too, not only the end.
     guard
@@ -62,11 +68,14 @@ class WrapperContext:
     sweep
         Whether a killed wrapper looks through all processes for what has left the command's
         process group. On a node with thousands of jobs that takes each of them seconds.
+    seen
+        From a path of the workflow to the path by which the job sees it.
     """
 
     shebang: str
     directory: str
     events: str
+    cwd: str
     key: str
     token: str
     jid: str
@@ -74,12 +83,14 @@ class WrapperContext:
     init: str = ""
     prep: str = ""
     end: str = ""
+    end_notes: str = ""
     final_exit: str = 'exit "$rc"'
     check_inputs: bool = False
     kill_grace: float = 10
     tell_start: bool = True
     guard: bool = False
     sweep: bool = True
+    seen: Callable[[str], str] = str
 
 
 _TELL_START: Final = ': > "$pipen_events/$pipen_key.$pipen_token.start"'
@@ -109,7 +120,25 @@ set +o noclobber
 
 exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null
 
-pipen_stage=start pipen_caught= pipen_child= pipen_watchdog= pipen_guard_PID= pipen_theirs= rc=
+# The control group of this shell, if it holds nothing else but what started it: then its
+# peak of memory, file cache included, is the job's (cgroups(7); memory.peak from Linux 5.19).
+pipen_peak=
+while IFS=: read -r _ pipen_line pipen_file; do
+    case $pipen_line in
+        "") pipen_file=/sys/fs/cgroup$pipen_file pipen_line=memory.peak ;;
+        memory) pipen_file=/sys/fs/cgroup/memory$pipen_file pipen_line=memory.max_usage_in_bytes ;;
+        *) continue ;;
+    esac
+    [[ -r $pipen_file/$pipen_line && -r $pipen_file/cgroup.procs ]] || continue
+    pipen_peak=$pipen_file/$pipen_line
+    while read -r pipen_line; do
+        [[ $pipen_line == "$$" || $pipen_line == "$PPID" ]] || { pipen_peak=; break; }
+    done < "$pipen_file/cgroup.procs"
+    break
+done 2>/dev/null < /proc/self/cgroup
+
+pipen_stage=start pipen_caught= pipen_theirs= rc=
+pipen_child= pipen_watchdog= pipen_meter= pipen_guard_PID=
 # End what has left the command's process group, where this shell leads a session of its
 # own (proc(5), stat: behind the name in brackets follow state, ppid, pgrp, session).
 pipen_end_session() {
@@ -121,17 +150,29 @@ pipen_end_session() {
         kill -s KILL "${pipen_line%% *}" 2>/dev/null
     done
 }
+# What was told to end has its time for that, also where the shell that started it is gone
+# at once: a second Snakemake is at that moment removing half an output. With thousands of jobs
+# on a node /proc cannot be read for that: a zombie counts as running until init has taken it.
+pipen_await_command() {
+    local pipen_until=$((SECONDS + @GRACE@)) pipen_pause=0.1
+    while kill -0 -- "-$pipen_child" 2>/dev/null && ((SECONDS <= pipen_until)); do
+        sleep "$pipen_pause"
+        if [[ $pipen_pause == 0.1 ]]; then pipen_pause=0.4; else pipen_pause=1; fi
+    done
+}
 pipen_finish() {
     pipen_last=$?
     trap '' TERM INT HUP XCPU
     rc=${rc:-$pipen_last}
     [[ -n $pipen_watchdog ]] && kill -s KILL -- "-$pipen_watchdog" 2>/dev/null
-    [[ -n $pipen_guard_PID ]] && kill -s KILL -- "-$pipen_guard_PID" 2>/dev/null
+    [[ -n $pipen_meter ]] && kill -s KILL -- "-$pipen_meter" 2>/dev/null
     if [[ $pipen_stage == command ]]; then
         if [[ -n $pipen_caught || -e $pipen_dir/job.timedout ]]; then
+            pipen_await_command
             kill -s KILL -- "-$pipen_child" 2>/dev/null   # what the command left running
             @SWEEP@pipen_end_session
         fi
+        [[ -n $pipen_guard_PID ]] && kill -s KILL -- "-$pipen_guard_PID" 2>/dev/null
         # A signal is a failure, whatever the command made of it.
         [[ -n $pipen_caught && $rc -eq 0 ]] && rc=143
         @AFTER@
@@ -141,10 +182,14 @@ pipen_finish() {
     if [[ -n $pipen_theirs ]]; then
         (eval "pipen_theirs=(${pipen_theirs#trap})"; eval "${pipen_theirs[1]}")
     fi
+    # On an object store files are there when they are closed: output before the end is told.
+    exec > /dev/null 2>&1
     pipen_now
     {
         printf 'end=%s stage=%s signal=%s\n' "$REPLY" "$pipen_stage" "$pipen_caught"
+        [[ -n $pipen_peak ]] && read -r REPLY < "$pipen_peak" && printf 'memory=%s\n' "$REPLY"
         times
+        @NOTES@
     } >> "$pipen_info"
     if [[ $rc -eq 0 ]]; then echo @FINISHED@; else echo @FAILED@; fi > "$pipen_dir/job.status"
     echo "$rc" > "$pipen_dir/job.rc"
@@ -154,8 +199,9 @@ pipen_finish() {
 }
 pipen_on_signal() {
     pipen_caught=$1
-    if [[ -z $pipen_child ]]; then exit 143; fi
-    kill -s "$1" -- "-$pipen_child" 2>/dev/null
+    if [[ $pipen_stage != command ]]; then exit 143; fi
+    # Told later if the command is just being started.
+    [[ -n $pipen_child ]] && kill -s "$1" -- "-$pipen_child" 2>/dev/null
 }
 trap pipen_finish EXIT
 for pipen_signal in TERM INT HUP XCPU; do trap "pipen_on_signal $pipen_signal" "$pipen_signal"; done
@@ -180,7 +226,8 @@ else
     eval "$cmd" &
 fi
 pipen_child=$!
-@WATCHDOG@@GUARD@set +m
+[[ -n $pipen_caught ]] && kill -s "$pipen_caught" -- "-$pipen_child"
+@METER@@WATCHDOG@@GUARD@set +m
 while :; do
     pipen_before=$pipen_caught
     wait "$pipen_child" 2>/dev/null   # bash's remark on a killed job is not the job's
@@ -195,7 +242,7 @@ while :; do
         break
     fi
 done
-[[ -e $pipen_dir/job.timedout ]] && rc=124
+@METERED@[[ -e $pipen_dir/job.timedout ]] && rc=124
 exit "$rc"
 """
 
@@ -211,7 +258,8 @@ pipen_watchdog=$!
 
 # A pipe that only the wrapper can write to: it is at its end when the wrapper is gone.
 _GUARD: Final = r"""coproc pipen_guard {
-    read -r || kill -s KILL -- "-$pipen_child" ${pipen_watchdog:+"-$pipen_watchdog"}
+    read -r || kill -s KILL -- "-$pipen_child" ${pipen_watchdog:+"-$pipen_watchdog"} \
+        ${pipen_meter:+"-$pipen_meter"}
 } 2>/dev/null
 """
 
@@ -290,10 +338,12 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@FINISHED@", str(JobState.FINISHED.value))
         .replace("@FAILED@", str(JobState.FAILED.value))
         .replace("@AFTER@", _after(spec.postscript, context.end))
+        .replace("@GRACE@", str(math.ceil(context.kill_grace)))
         .replace("@SWEEP@", "" if context.sweep else "[[ -z $pipen_caught ]] && ")
         .replace("@TELL_START@", _TELL_START if context.tell_start else "")
+        .replace("@NOTES@", context.end_notes)
         .replace("@FINAL_EXIT@", context.final_exit),
-        f"cd -- {q(spec.cwd)} || exit 1",
+        f"cd -- {q(context.cwd)} || exit 1",
         "pipen_stage=environment",
         env_code,
         _TMPDIR if spec.tmpdir_of_node else "",
@@ -307,7 +357,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         ]
     if context.check_inputs and spec.inputs:
         lines += [
-            _array("pipen_inputs", spec.inputs),
+            _array("pipen_inputs", map(context.seen, spec.inputs)),
             _INPUTS.replace("@LATENCY@", str(max(1, round(spec.latency_wait)))),
         ]
     if spec.direct:
@@ -326,23 +376,31 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
     if spec.timeout:
         watchdog = _WATCHDOG.replace("@TIMEOUT@", f"{spec.timeout:g}")
         watchdog = watchdog.replace("@GRACE@", f"{context.kill_grace:g}")
-    guard = _GUARD if context.guard else ""
-    lines.append(_RUN.replace("@WATCHDOG@", watchdog).replace("@GUARD@", guard))
+    lines.append(
+        _RUN.replace("@METER@", meter.START if spec.measured else "")
+        .replace("@METERED@", meter.END if spec.measured else "")
+        .replace("@WATCHDOG@", watchdog)
+        .replace("@GUARD@", _GUARD if context.guard else "")
+    )
     return "\n".join(line for line in lines if line) + "\n"
 
 
 def _clean_and_make_directories(spec: JobSpec, context: WrapperContext) -> str:
     """Return bash that removes outputs of an earlier start and makes directories."""
+    files, directories, logs = (
+        [context.seen(path) for path in paths]
+        for paths in (spec.removable, spec.removable_dirs, spec.logs)
+    )
     remove = []
-    if spec.removable:
-        remove.append(f"rm -f -- {shlex.join(spec.removable)}")
-    if spec.removable_dirs:
-        remove.append(f"rm -rf -- {shlex.join(spec.removable_dirs)}")
+    if files:
+        remove.append(f"rm -f -- {shlex.join(files)}")
+    if directories:
+        remove.append(f"rm -rf -- {shlex.join(directories)}")
     code = []
     if remove:
         code.append("if [[ -n $pipen_rerun ]]; then\n" + "\n".join(remove) + "\nfi")
     if context.check_inputs or context.rerun or remove:
-        parents = {path.rpartition("/")[0] for path in (*spec.removable, *spec.removable_dirs)}
+        parents = {path.rpartition("/")[0] for path in (*files, *directories, *logs)}
         made = sorted(parents - {""})
         if made:
             names = shlex.join(made)

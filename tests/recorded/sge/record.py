@@ -110,6 +110,13 @@ def record_submissions(rec: Recorder) -> None:
         ("never-slots", "-w", "e", "-pe", "smp", "99"),
         ("never-memory", "-w", "e", "-l", "h_vmem=900G"),
         ("load-value", "-w", "e", "-l", "mem_free=1K"),
+        ("verified", "-w", "v", "-l", "licence=2"),
+        ("verify-slots", "-w", "v", "-pe", "smp", "99"),
+        ("verify-too-many", "-w", "v", "-l", "licence=3"),
+        ("verify-unknown", "-w", "v", "-l", "gpu=1"),
+        ("verify-unknown-now", "-w", "p", "-l", "gpu=1"),
+        ("verify-load-value", "-w", "v", "-l", "mem_free=1K"),
+        ("verify-load-value-now", "-w", "p", "-l", "mem_free=1K"),
     ):
         rec.qsub(name, *options)
     rec.record("qconf-spl", "qconf", "-spl")
@@ -188,6 +195,7 @@ def record_ends(rec: Recorder) -> None:
     deleted = rec.submit("-N", "deleted")
     cell.wait_state(deleted, "r")
     rec.record("qdel-running", "qdel", deleted)
+    rec.record("qdel-again", "qdel", deleted)
     rec.queue("deleting")
     ends["deleted"] = deleted
     for jobid in ends.values():
@@ -207,6 +215,15 @@ def record_ends(rec: Recorder) -> None:
     rec.record("qacct-deleted-pending", "qacct", "-j", waiting)
 
 
+def record_place(rec: Recorder) -> None:
+    """Record what says which queues there are, and which release it is."""
+    queues = rec.record("qconf-sql", "qconf", "-sql").split()
+    rec.record("qconf-sq", "qconf", "-sq", ",".join(queues))
+    rec.record("qstat-g-c", "qstat", "-g", "c")
+    for name in ("qsub", "qstat", "qdel", "qconf", "qacct"):
+        rec.record(f"{name}-help", name, "-help")
+
+
 def record_faults(rec: Recorder) -> None:
     """Record what absent and silent daemons lead to."""
     cell = rec.cell
@@ -215,6 +232,7 @@ def record_faults(rec: Recorder) -> None:
     cell.stop_execd()
     cell.wait_queue("u")
     rec.queue("execd-lost")
+    rec.qsub("verify-now-execd-lost", "-w", "p", "-l", "mem_free=1K")
     rec.record("qstat-unknown-hosts", "qstat", "-f", "-xml", "-qs", "u", "-u", TEST_USER)
     rec.record("qdel-execd-lost", "qdel", lost)
     rec.record("qdel-force-execd-lost", "qdel", "-f", lost)
@@ -241,7 +259,7 @@ def record_limits(rec: Recorder) -> None:
 
 def main() -> None:
     """Record everything."""
-    with SgeCell(max_unheard=4) as cell:
+    with SgeCell(max_unheard=4, consumables={"licence": 2, "gpu": 0}) as cell:
         version = re.search(r"[\d.]+", cell.run("qstat", "-help").stdout)
         assert version is not None
         directory = HERE / version[0].rstrip(".")
@@ -252,6 +270,7 @@ def main() -> None:
         record_states(rec)
         record_errors(rec)
         record_ends(rec)
+        record_place(rec)
         record_faults(rec)
     with SgeCell(max_u_jobs=2, max_aj_tasks=10) as cell:
         rec.cell = cell

@@ -430,6 +430,18 @@ def record_errors(rec: Recorder) -> None:
     cluster.wake_controller()
 
 
+def record_place(rec: Recorder) -> None:
+    """Record what says which partitions and accounts there are."""
+    rec.record("version", "sbatch", "--version")
+    rec.record("sinfo", "sinfo", "--noheader", "--format=%R|%a|%l|%c|%m|%D|%P")
+    for name, user in (("", TEST_USER), ("-nobody", "nobody")):
+        rec.record(
+            f"sacctmgr-user{name}",
+            *("sacctmgr", "--noheader", "--parsable2", "show", "user", "withassoc"),
+            *(f"name={user}", "format=Account,Partition,QOS,DefaultAccount"),
+        )
+
+
 def record_without_accounting(rec: Recorder) -> None:
     """Record what is left of finished jobs where nothing is stored."""
     cluster = rec.cluster
@@ -510,6 +522,7 @@ def main() -> None:
         record_limits(rec)
         record_ends(rec)
         record_errors(rec)
+        record_place(rec)
     with SlurmCluster(accounting=False, nodes=1, min_job_age=2) as cluster:
         rec.cluster = cluster
         record_without_accounting(rec)

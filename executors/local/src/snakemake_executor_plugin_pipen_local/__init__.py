@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from pipen_executors.executor import PipenExecutor
-from pipen_executors.settings import Checked, read
+from pipen_executors.settings import Checked, Default
 from pipen_executors.settings import ExecutorSettings as SharedSettings
 from pipen_executors.units import parse_seconds
+
+if TYPE_CHECKING:
+    from .scheduler import LocalScheduler
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
@@ -18,7 +22,7 @@ class ExecutorSettings(SharedSettings):
     """Settings of pipen-local."""
 
     kill_grace: str = field(
-        default="10",
+        default=Default("10"),
         metadata={"help": "Time between TERM and KILL for a job that is to end."},
     )
 
@@ -39,11 +43,11 @@ class Executor(PipenExecutor):
 
     backend = "local"
 
-    def make_scheduler(self, workdir: Path, checked: Checked):  # type: ignore[no-untyped-def]
+    @staticmethod
+    def make_scheduler(run: PipenExecutor, workdir: Path, checked: Checked) -> "LocalScheduler":
         """Return the scheduler."""
         from .scheduler import LocalScheduler
 
         scheduler = LocalScheduler(workdir)
-        settings = self.workflow.executor_settings
-        scheduler.kill_grace = read("--pipen-local-kill-grace", settings.kill_grace, parse_seconds)
+        scheduler.kill_grace = checked.read("kill_grace", parse_seconds)
         return scheduler

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Optional
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from pipen_executors.executor import PipenExecutor
-from pipen_executors.settings import Checked, one_of, read
+from pipen_executors.settings import Checked, Default, one_of
 from pipen_executors.settings import ExecutorSettings as SharedSettings
 from pipen_executors.units import parse_seconds
 
@@ -21,11 +21,12 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 class ExecutorSettings(SharedSettings):
     """Settings of pipen-sge."""
 
-    qsub: str = field(default="qsub", metadata={"help": "Path of qsub."})
-    qstat: str = field(default="qstat", metadata={"help": "Path of qstat."})
-    qdel: str = field(default="qdel", metadata={"help": "Path of qdel."})
-    qacct: str = field(default="qacct", metadata={"help": "Path of qacct."})
-    qconf: str = field(default="qconf", metadata={"help": "Path of qconf."})
+    scheduler_words = frozenset({"pe"})
+    qsub: str = field(default=Default("qsub"), metadata={"help": "Path of qsub."})
+    qstat: str = field(default=Default("qstat"), metadata={"help": "Path of qstat."})
+    qdel: str = field(default=Default("qdel"), metadata={"help": "Path of qdel."})
+    qacct: str = field(default=Default("qacct"), metadata={"help": "Path of qacct."})
+    qconf: str = field(default=Default("qconf"), metadata={"help": "Path of qconf."})
     pe: Optional[str] = field(
         default=None,
         metadata={
@@ -34,7 +35,7 @@ class ExecutorSettings(SharedSettings):
         },
     )
     memory: str = field(
-        default="h_vmem",
+        default=Default("h_vmem"),
         metadata={
             "help": "Resource that mem_mb is asked for as: h_vmem, mem_free, s_vmem or the site's "
             "own; several with commas between them, or none.",
@@ -42,7 +43,7 @@ class ExecutorSettings(SharedSettings):
         },
     )
     memory_per: str = field(
-        default="slot",
+        default=Default("slot"),
         metadata={
             "help": "Whether the site counts memory per slot, as usual ('slot': mem_mb is divided "
             "by the threads), or per job ('job').",
@@ -50,18 +51,18 @@ class ExecutorSettings(SharedSettings):
         },
     )
     gpu: str = field(
-        default="gpu",
+        default=Default("gpu"),
         metadata={"help": "Resource that gpu is asked for as, or none.", "metavar": "NAME|none"},
     )
     disk: str = field(
-        default="none",
+        default=Default("none"),
         metadata={
             "help": "Resource that disk_mb is asked for as (default: none, it is not asked for).",
             "metavar": "NAME|none",
         },
     )
     host_timeout: str = field(
-        default="10m",
+        default=Default("10m"),
         metadata={
             "help": "Time after which a job is given up whose host has not been heard of (state "
             "'u'). Its end is noticed all the same as long as only the host's daemon is away."
@@ -84,17 +85,15 @@ class Executor(PipenExecutor):
     """The executor."""
 
     backend = "sge"
+    has_accounting = True
 
-    def make_scheduler(self, workdir: Path, checked: Checked) -> "SgeScheduler":
+    @staticmethod
+    def make_scheduler(run: PipenExecutor, workdir: Path, checked: Checked) -> "SgeScheduler":
         """Return the scheduler."""
         from .directives import Site, resource_names
         from .scheduler import SgeScheduler
 
-        settings = self.workflow.executor_settings
-
-        def setting(name: str, reader):  # type: ignore[no-untyped-def]
-            flag = f"--pipen-sge-{name.replace('_', '-')}"
-            return read(flag, getattr(settings, name), reader)
+        settings = checked.settings
 
         return SgeScheduler(
             workdir,
@@ -106,10 +105,10 @@ class Executor(PipenExecutor):
             qconf=settings.qconf,
             site=Site(
                 environment=settings.pe,
-                memory=setting("memory", resource_names),
-                per_slot=setting("memory_per", one_of(("slot", "job"))) == "slot",
-                gpu=setting("gpu", resource_names),
-                disk=setting("disk", resource_names),
+                memory=checked.read("memory", resource_names),
+                per_slot=checked.read("memory_per", one_of(("slot", "job"))) == "slot",
+                gpu=checked.read("gpu", resource_names),
+                disk=checked.read("disk", resource_names),
             ),
-            host_timeout=setting("host_timeout", parse_seconds),
+            host_timeout=checked.read("host_timeout", parse_seconds),
         )

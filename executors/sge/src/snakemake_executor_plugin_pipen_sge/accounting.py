@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pipen_executors.states import ExitReason, Outcome
 
@@ -27,7 +27,9 @@ class Record:
     failed_text: str
     exit_status: int
     wallclock: float
+    cpu: float
     memory: float
+    resident: float
     category: str
 
     def limit(self, name: str) -> str:
@@ -61,11 +63,33 @@ def read(text: str) -> list[Record]:
                 failed_text=failed_text.strip(),
                 exit_status=int(exit_status[0]) if exit_status[0].isdigit() else 0,
                 wallclock=_number(_SECONDS, facts.get("ru_wallclock", "")),
+                cpu=_number(_SECONDS, facts.get("cpu", "")),
                 memory=in_bytes(facts.get("maxvmem", "")),
+                # In kilobytes (getrusage(2)); 8.1.9 prints the number as if it were bytes.
+                resident=in_bytes(facts.get("ru_maxrss", "")) * 1024,
                 category=facts.get("category", ""),
             )
         )
     return records
+
+
+def used(record: Record, *, virtual: bool) -> dict[str, Any]:
+    """Return what a job used, in the terms of the history.
+
+    Parameters
+    ----------
+    record
+        What accounting has of it.
+    virtual
+        Whether the site limits virtual memory: then that is what counts. Grid Engine looks at
+        it about once a second, and never at a job that was over before.
+    """
+    facts: dict[str, Any] = {"cpu": record.cpu}
+    if virtual and record.memory:
+        facts |= {"memory": round(record.memory), "memory_by": "Grid Engine, virtual, sampled"}
+    elif not virtual and record.resident:
+        facts |= {"memory": round(record.resident), "memory_by": "largest process"}
+    return facts
 
 
 def parse_time(text: str) -> float | None:
@@ -109,13 +133,21 @@ _ENDS: Final[Mapping[int, ExitReason]] = {
 """Values of ``failed`` (sge_status(5)) that say by themselves why a job left nothing."""
 
 
-def ending(record: Record) -> Outcome:
-    """Return how a job ended that left no exit status of its own."""
+def ending(record: Record, asked: Mapping[str, Any]) -> Outcome:
+    """Return how a job ended that left no exit status of its own.
+
+    Parameters
+    ----------
+    record
+        What accounting has of it.
+    asked
+        What it asked for, for releases whose accounting does not say so.
+    """
     said = f"Grid Engine says failed {record.failed}"
     said = f"{said} : {record.failed_text}" if record.failed_text else said
     where = f" on {record.host}" if record.host else ""
     number = record.exit_status - 128
-    if over := _over_limit(record, number):
+    if over := _over_limit(record, asked, number):
         reason, what = over
         return Outcome(reason, record.exit_status or None, f"{what}; {said}{where}")
     if record.failed in _ENDS:
@@ -150,7 +182,9 @@ def unrecorded(*, started: bool) -> Outcome:
     return Outcome(ExitReason.CANCELLED, None, "it was deleted from the queue before it started")
 
 
-def _over_limit(record: Record, number: int) -> tuple[ExitReason, str] | None:
+def _over_limit(
+    record: Record, asked: Mapping[str, Any], number: int
+) -> tuple[ExitReason, str] | None:
     """Tell which limit a job was killed for (queue_conf(5), RESOURCE LIMITS), if for one."""
     if record.failed != 37 and number not in (
         signal.SIGKILL,
@@ -159,11 +193,11 @@ def _over_limit(record: Record, number: int) -> tuple[ExitReason, str] | None:
     ):
         return None
     for name in ("h_rt", "s_rt"):
-        limit = record.limit(name)
+        limit = record.limit(name) or str(asked.get(name, ""))
         if limit and record.wallclock >= in_seconds(limit) - 1:
             return ExitReason.TIMEOUT, f"over {name}={limit}"
     for name in ("h_vmem", "s_vmem"):
-        limit = record.limit(name)
+        limit = record.limit(name) or str(asked.get(name, ""))
         # Looked at every second or so: it may have grown further than was written down.
         if limit and record.memory >= 0.9 * in_bytes(limit):
             return ExitReason.OUT_OF_MEMORY, f"over {name}={limit}"

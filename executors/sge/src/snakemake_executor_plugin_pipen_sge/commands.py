@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.process import run
 
 from . import accounting, parse
-from .directives import STATIC, command_line
+from .directives import command_line
+from .refusals import NoSuitableQueue, refusal
 
 _BY_ID = 3
 """For more jobs than these, qacct is asked once: it reads its whole file each time."""
+_TOTALS: Final = {
+    "mem_free": "mem_total",
+    "swap_free": "swap_total",
+    "virtual_free": "virtual_total",
+}
+"""Load values with what limits them (complex(5))."""
 
 
 class Commands:
@@ -37,14 +45,14 @@ class Commands:
         self._qacct = qacct
         self._qconf = qconf
         self._user = pwd.getpwuid(os.getuid()).pw_name
-        self._volatile: set[str] = set()
+        self._loads: set[str] = set()
         self._delay: float | None = None
 
     async def _run(self, *words: str, stdin: str = "") -> str:
         done = await run(words, stdin=stdin)
         if done.rc != 0:
             name = os.path.basename(words[0])
-            raise parse.refusal(f"{done.stderr}\n{done.stdout}", name, done.rc)
+            raise refusal(f"{done.stderr}\n{done.stdout}", name, done.rc)
         return done.stdout
 
     # -- submission --------------------------------------------------------------------
@@ -52,23 +60,56 @@ class Commands:
     async def submit(self, options: Mapping[str, Any], script: str) -> str:
         """Submit a script and return the number of the job, unless it could never run.
 
-        ``-w e`` knows nothing of load values (sge_submit(1), -w), and refuses a job that
-        asks for one. So its refusal counts only where no request can be for a load value.
+        ``-w e`` knows nothing of load values (sge_submit(1), -w), and refuses every job
+        that asks for one; so its refusal is looked into.
         """
-        # -C: no line of the script is for qsub.
-        words = [self._qsub, "-terse", "-S", "/bin/bash", "-C", "", *command_line(options)]
-        doubtful = options.get("l", {}).keys() - STATIC
-        if not ("w" in options or "ar" in options or doubtful & self._volatile):
+        requests = options.get("l", {}).keys()
+        if not options.keys() & {"w", "ar"}:
+            if not requests & self._loads:
+                with contextlib.suppress(NoSuitableQueue):
+                    return parse.submitted_id(await self._submit(options, script, "-w", "e"))
+            await self._verify(options, script)
+        return parse.submitted_id(await self._submit(options, script))
+
+    async def _submit(self, options: Mapping[str, Any], script: str, *more: str) -> str:
+        # -C: no line of the script is for qsub; the others, against what a file
+        # sge_request(5) may say.
+        fixed = ("-terse", "-S", "/bin/bash", "-C", "", "-b", "n", "-sync", "n", "-now", "n")
+        return await self._run(self._qsub, *fixed, *command_line(options), *more, stdin=script)
+
+    async def _verify(self, options: Mapping[str, Any], script: str) -> None:
+        """Refuse a job that could not run if all queues were empty.
+
+        Resources that a queue is only now known to have, with ``-w p``, are load values. The
+        most that there can be of some is known, and taken for them; others are left out.
+        """
+        while True:
+            left_out = frozenset(self._loads)
+            requests = options.get("l", {}).items()
+            fixed = {name: value for name, value in requests if name not in left_out}
+            most = {_TOTALS.get(name, ""): value for name, value in requests if name not in fixed}
+            most.pop("", None)
+            checked = {**options, "l": most | fixed}
             try:
-                return parse.submitted_id(await self._run(*words, "-w", "e", stdin=script))
-            except parse.NoSuitableQueue as error:
-                if not doubtful:
-                    text = f"no queue could ever run it, even if all were empty ({error})"
+                await self._submit(checked, script, "-w", "v")
+                return
+            except NoSuitableQueue as refused:
+                now = await self._refused_now(checked, script)
+                loads = refused.unknown - (now.unknown if now and not now.away else set())
+                if not loads:
+                    text = f"no queue could ever run it, even if all were empty: {refused.reasons}"
                     raise SchedulerError(text) from None
-        number = parse.submitted_id(await self._run(*words, stdin=script))
-        if "w" not in options:
-            self._volatile |= doubtful
-        return number
+                if loads <= left_out:
+                    return  # asked for by a short name: it stays unknown
+                self._loads |= loads
+
+    async def _refused_now(self, options: Mapping[str, Any], script: str) -> NoSuitableQueue | None:
+        """Return why no queue can run a job at the moment, if none can."""
+        try:
+            await self._submit(options, script, "-w", "p")
+        except NoSuitableQueue as refused:
+            return refused
+        return None
 
     async def environments(self) -> dict[str, str]:
         """Return the allocation rules of all parallel environments by name."""
@@ -82,7 +123,8 @@ class Commands:
 
     async def queue(self) -> dict[str, parse.QueueEntry]:
         """Return all jobs of the user; no refusal of this says anything about any job."""
-        return await self._listed("-xml", "-u", self._user)
+        # -s: all of them, whatever a file sge_qstat says (sge_qstat(5)).
+        return await self._listed("-xml", "-s", "prs", "-u", self._user)
 
     async def on_silent_hosts(self) -> set[str]:
         """Return the user's jobs on hosts that are not heard of (queue state ``u``)."""
@@ -150,6 +192,11 @@ class Commands:
     async def accounting_delay(self) -> float:
         """Return after how many seconds an ended job is accounted for."""
         if self._delay is None:
-            configuration = parse.table(await self._run(self._qconf, "-sconf"))
+            try:
+                configuration = parse.table(await self._run(self._qconf, "-sconf"))
+            except TransientError:
+                raise
+            except SchedulerError:
+                configuration = {}  # qconf is not for everybody on every host
             self._delay = accounting.delay(configuration)
         return self._delay

@@ -16,7 +16,7 @@ from pipen_executors.exceptions import SettingError
 from pipen_executors.spec import JobSpec
 from pipen_executors.units import parse_megabytes
 
-Options = dict[str, Any]
+from .extra import Options, options_of, requests_of
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 
@@ -64,13 +64,14 @@ def _yes_or_no(value: Any) -> str:
 
 
 def _priority(value: Any) -> str:
-    try:
-        return str(int(str(value)))
-    except ValueError:
-        raise ValueError("a whole number, -1023 to 1024") from None
+    text = str(value).strip()
+    if not re.fullmatch(r"[+-]?\d+", text) or not -1023 <= int(text) <= 1024:
+        raise ValueError("a whole number, -1023 to 1024")
+    return str(int(text))
 
 
 PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
+    "name": ("N", str),
     "sge_queue": ("q", str),
     "sge_project": ("P", str),
     "sge_priority": ("p", _priority),
@@ -85,15 +86,6 @@ PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "sge_task_concurrency": ("tc", str),
 }
 """Resources that stand for one option each, with the check of the value."""
-
-STATIC: Final = frozenset(
-    [
-        *("h_rt", "h_cpu", "h_vmem", "h_fsize", "h_data", "h_stack", "h_core", "h_rss"),
-        *("s_rt", "s_cpu", "s_vmem", "s_fsize", "s_data", "s_stack", "s_core", "s_rss"),
-        *("arch", "a", "hostname", "h", "qname", "num_proc", "p"),
-    ]
-)
-"""Resources of which qsub's ``-w e`` knows the most that there can be (complex(5))."""
 
 _OURS: Final = frozenset(
     ["t", "terse", "S", "sync", "b", "C", "now", "shell", "inherit", "verify", "clear"]
@@ -118,9 +110,9 @@ def qsub_options(spec: JobSpec, site: Site) -> Options:
     for name, (option, reader) in PLAIN.items():
         if given.get(name) is not None and given[name] != "":
             options[option] = _read(spec, name, given[name], reader)
-    extra = _extra(spec)
+    extra = _read(spec, "sge_extra", str(given.get("sge_extra") or ""), options_of)
     own = {_short(name): value for name, value in spec.options.items()}
-    asked = _requests(extra.pop("l", None)) | _requests(own.pop("l", None))
+    asked = requests_of(extra.pop("l", None)) | requests_of(own.pop("l", None))
     explicit = extra | own
     for name in _OURS & explicit.keys():
         where = f"option {name} of rule {spec.rule}"
@@ -132,7 +124,7 @@ def qsub_options(spec: JobSpec, site: Site) -> Options:
     if isinstance(explicit.get("pe"), str) and len(explicit["pe"].split()) == 1:
         explicit["pe"] = f"{explicit['pe']} {threads}"
     requests = _limits(spec, site, _slots(explicit.get("pe", ""), threads))
-    requests |= _requests(given.get("sge_resources")) | asked
+    requests |= requests_of(given.get("sge_resources")) | asked
     options |= {name: value for name, value in explicit.items() if name not in _IGNORED}
     options["l"] = {name: value for name, value in requests.items() if value is not False}
     return {name: value for name, value in options.items() if value is not False and value != {}}
@@ -168,7 +160,7 @@ def _limits(spec: JobSpec, site: Site, slots: int) -> Options:
     elif resources.mem_mb is not None:
         # Rounded up: the parts must not add up to less than what was asked for.
         memory = -(-resources.mem_mb // slots) if site.per_slot else resources.mem_mb
-    if memory is not None:
+    if memory:
         requests |= dict.fromkeys(site.memory, f"{memory}M")
     if resources.runtime is not None:
         requests["h_rt"] = str(resources.runtime * 60)
@@ -197,52 +189,15 @@ def _minutes_or_clock(value: Any) -> str:
     return str(int(hours) * 3600 + int(minutes) * 60 + int(seconds))
 
 
-def _requests(value: Any) -> Options:
-    """Read resource requests: a table, or text (or a list of it) like ``a=1,b``."""
-    if isinstance(value, Mapping):
-        return {str(name): item for name, item in value.items()}
-    requests: Options = {}
-    for text in value if isinstance(value, (list, tuple)) else [value or ""]:
-        for word in filter(None, (word.strip() for word in str(text).split(","))):
-            name, equals, item = word.partition("=")
-            requests[name] = item if equals else True
-    return requests
-
-
-def _extra(spec: JobSpec) -> Options:
-    """Read ``sge_extra``: options as on qsub's command line."""
-    text = spec.resources.extra.get("sge_extra")
-    if not text:
-        return {}
-    where = f"resource sge_extra of rule {spec.rule}"
-    try:
-        words = shlex.split(str(text))
-    except ValueError as error:
-        raise SettingError(where, text, f"quoted as for a shell ({error})") from None
-    options: Options = {}
-    name = ""
-    for word in words:
-        if re.fullmatch(r"-[A-Za-z]\w*", word):
-            name = word[1:]
-            if name != "l" or name not in options:
-                options[name] = [] if name == "l" else True
-        elif name == "l":
-            options["l"].append(word)
-        elif name:
-            options[name] = word if options[name] is True else f"{options[name]} {word}"
-        else:
-            raise SettingError(where, text, "options of qsub, each beginning with a dash")
-    return options
-
-
 def command_line(options: Mapping[str, Any]) -> list[str]:
     """Return options as words of a command line.
 
     A list repeats its option, ``l`` is repeated for each request, and a value is split
-    into words where qsub would do so in a ``#$`` line (``pe: "smp 4"``).
+    into words where qsub would do so in a ``#$`` line (``pe: "smp 4"``). ``soft`` comes
+    last: requests behind it are wishes (sge_submit(1), -soft).
     """
     words = []
-    for name, value in options.items():
+    for name, value in sorted(options.items(), key=lambda option: option[0] == "soft"):
         if name == "l":
             for resource, amount in value.items():
                 words += ["-l", resource if amount is True else f"{resource}={amount}"]

@@ -17,7 +17,9 @@ from .parse import QueueEntry
 
 _PAUSE = 60.0
 _PAUSE_WHILE_DELETING = 5.0
-_DELETION = 20.0
+_DELETION = 45.0
+"""Seconds for which a deleted job on a silent host is waited for. After a restart of qmaster all
+hosts are silent, and an execution daemon takes some 25 s to come back to it."""
 
 
 class SilentHosts:

@@ -10,12 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
-import shlex
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from math import inf
 from typing import Any
 
@@ -23,27 +19,16 @@ from xqute.schedulers.sge_scheduler import SgeScheduler as XquteSgeScheduler
 
 from pipen_executors.exceptions import SchedulerError, SettingError, TransientError
 from pipen_executors.job import Job
-from pipen_executors.jobdir import tail
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
-from pipen_executors.states import ExitReason, Outcome, Presence, Report, outcome_of
+from pipen_executors.states import ExitReason, Outcome, Presence, Report
 
 from . import accounting, parse
 from .commands import Commands
-from .directives import Site, qsub_options
+from .directives import Site, command_line, qsub_options
+from .endings import CLOCK_SKEW, Endings
 from .hosts import SilentHosts
-
-_LARGEST_ARRAY = 2000
-"""Tasks of an array at most, whatever the site allows: their wrappers' paths go with it."""
-_CLOCK_SKEW = 600.0
-_ACCOUNTING_GRACE = 3.0
-_LOG_NAME = re.compile(r"[\w/.+=@-]+")
-_STUB = """#!/bin/bash
-pipen_wrappers=(
-{wrappers}
-)
-exec /bin/bash "${{pipen_wrappers[${{SGE_TASK_ID/undefined/1}} - 1]}}"
-"""
+from .submission import Submitter, is_of, is_ours
 
 
 class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
@@ -81,24 +66,42 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._sge = Commands(self.qsub, self.qstat, self.qdel, qacct, qconf)
         self._site = site or Site()
+        self._without_answer = False
+        self._submitter = Submitter(
+            self._sge, self.jobname_prefix, f"{self.workdir.mounted}/.sge", self._wrapper
+        )
         self._hosts = SilentHosts(self._sge, host_timeout)
-        self._most_tasks = _LARGEST_ARRAY
-        self._array_sizes: dict[str, int] = {}
-        self._doubtful: set[str] = set()
-        self._asked: dict[Job, float] = {}
+        self._endings = Endings(self._sge, self._limits_of, self._log)
 
     # -- submission --------------------------------------------------------------------
 
     def check(self, spec: JobSpec) -> None:
-        """Check that qsub's options follow from what a job asks for."""
-        if self._wants_environment(spec):
-            # Without an answer now the submission asks again.
-            with contextlib.suppress(TransientError):
+        """Check that qsub's options follow from what a job asks for.
+
+        Raises
+        ------
+        SettingError
+            If they do not.
+        """
+        options = self.options_of(spec)
+        try:
+            command_line(options)
+        except ValueError as error:
+            where = f"an option of rule {spec.rule}"
+            raise SettingError(where, options, f"quoted as for a shell ({error})") from None
+        if self._wants_environment(spec) and not self._without_answer:
+            try:
                 asyncio.run(self._find_environment())
+            except TransientError:
+                self._without_answer = True  # the submission asks again
 
     def options_of(self, spec: JobSpec) -> dict[str, Any]:
         """Return qsub's options of a job."""
         return qsub_options(spec, self._site)
+
+    def _limits_of(self, job: Job) -> Mapping[str, Any]:
+        limits: Mapping[str, Any] = self.options_of(job.spec).get("l", {})
+        return limits
 
     def _wants_environment(self, spec: JobSpec) -> bool:
         return spec.resources.threads > 1 and "pe" not in self.options_of(spec)
@@ -123,17 +126,9 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
             )
         self._site = replace(self._site, environment=environment)
 
-    def batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
-        """Put jobs of one rule that ask for the same things together; retries go alone."""
-        batches = [[job] for job in jobs if job.trial_count]
-
-        def likeness(job: Job) -> tuple[str, str, str]:
-            return job.spec.rule, job.spec.cwd, repr(self.options_of(job.spec))
-
-        fresh = sorted((job for job in jobs if not job.trial_count), key=likeness)
-        for _, alike in groupby(fresh, likeness):
-            batches.append(list(alike))
-        return batches
+    def likeness(self, job: Job) -> Hashable:
+        """Put jobs of one rule with the same options together; retries go alone."""
+        return self.likeness_of(job, self.options_of(job.spec))
 
     async def start(self) -> None:
         """Make the directory for what Grid Engine itself has to say of a job."""
@@ -142,86 +137,24 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         """Submit one job, or several as an array."""
-        answers: dict[Job, str | SchedulerError] = {}
-        rest = list(jobs)
-        while rest:
-            part = rest[: self._most_tasks]
-            try:
-                jids = await self._submit(part)
-            except parse.TooManyTasks as error:
-                if len(part) > error.most > 0:
-                    self._most_tasks = error.most
-                    continue
-                answers |= dict.fromkeys(part, error)
-            except TransientError as error:
-                if not answers and not isinstance(error, parse.LimitReached):
-                    raise
-                return answers | dict.fromkeys(rest, error)
-            except SchedulerError as error:
-                answers |= dict.fromkeys(part, error)
-            else:
-                answers |= dict(zip(part, jids, strict=True))
-            rest = rest[len(part) :]
-        return answers
-
-    async def _submit(self, jobs: Sequence[Job]) -> list[str]:
-        first = jobs[0]
-        if self._wants_environment(first.spec):
+        spec = jobs[0].spec
+        if self._wants_environment(spec):
             try:
                 await self._find_environment()
             except SettingError as error:
-                raise SchedulerError(str(error)) from None
-        name = f"{self._name(first.spec, len(jobs) > 1)}.{first.token}"
-        log = f"{self.workdir.mounted}/.sge/$JOB_ID" + (".$TASK_ID" if len(jobs) > 1 else "")
-        options = {
-            "N": name,
-            "wd": shlex.quote(first.spec.cwd),
-            "j": "y",
-            # The wrapper has its own files; this one is for what comes before it. qsub
-            # takes "," ":" and "$" in a path for its own (sge_submit(1), -o).
-            "o": shlex.quote(log) if _LOG_NAME.fullmatch(str(self.workdir)) else "/dev/null",
-            **({"t": f"1-{len(jobs)}"} if len(jobs) > 1 else {}),
-            **self.options_of(first.spec),
-        }
-        wrappers = (f"{job.directory.mounted}/job.wrapped.{self.name}" for job in jobs)
-        stub = _STUB.format(wrappers="\n".join(map(shlex.quote, wrappers)))
-        base = await self._came_through(name) or await self._submit_once(name, options, stub)
-        if len(jobs) == 1:
-            return [base]
-        self._array_sizes[base] = len(jobs)
-        return [f"{base}.{task}" for task in range(1, len(jobs) + 1)]
+                return dict.fromkeys(jobs, SchedulerError(str(error)))
+        return await self._submitter.submit(jobs, self.options_of(spec))
 
-    async def _submit_once(self, name: str, options: Mapping[str, Any], stub: str) -> str:
-        try:
-            return await self._sge.submit(options, stub)
-        except parse.LimitReached:
-            raise
-        except TransientError:
-            self._doubtful.add(name)
-            raise
-
-    async def _came_through(self, name: str) -> str:
-        """Return the number of a submission that had no answer, if it is in the queue."""
-        if name not in self._doubtful:
-            return ""
-        queue = await self._sge.queue()
-        found = (jid for jid, entry in queue.items() if entry.name == name)
-        return next(found, "").partition(".")[0]
-
-    def _name(self, spec: JobSpec, in_array: bool) -> str:
-        """Return the name in the queue; qsub -N allows few characters, and no leading digit."""
-        name = f"{self.jobname_prefix}-{spec.rule}"
-        if spec.wildcards and not in_array:
-            name += f"-{spec.label}"
-        name = re.sub(r"[^\w.+=-]", "_", name, flags=re.ASCII)[:120]
-        return f"j{name}" if name[0].isdigit() else name
+    def _wrapper(self, job: Job) -> str:
+        return f"{job.directory.mounted}/job.wrapped.{self.name}"
 
     # -- queries -----------------------------------------------------------------------
 
     async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
         """Ask for all jobs with one qstat, of which only the run's own are looked at."""
         queue = await self._sge.queue()
-        own = {job.jid: queue[job.jid] for job in jobs if job.jid in queue}
+        found = ((job, queue.get(job.jid)) for job in jobs)
+        own = {job.jid: entry for job, entry in found if entry and is_of(entry.name, job)}
         errors = [jid for jid, entry in own.items() if entry.is_error]
         reasons = await self._sge.error_reasons(errors)
         await self._hosts.look(own)
@@ -251,70 +184,23 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
 
         None says that Grid Engine has requeued the job.
         """
-        queue = await self._sge.queue()
-        known: dict[Job, Outcome | TransientError | None] = {}
-        lost = []
-        for job in jobs:
-            entry = queue.get(job.jid)
-            rc = job.directory.rc()
-            if entry is not None and entry.presence is Presence.PENDING:
-                known[job] = None
-            elif rc is not None:
-                known[job] = self._signal(job, rc)
-            elif entry is not None and entry.is_requeued:
-                known[job] = None
-            else:
-                lost.append(job)
-        if lost:
-            known |= await self._accounted(lost)
-        return known
+        return await self._endings.explain(jobs)
 
-    def _signal(self, job: Job, rc: int) -> Outcome:
-        """Say what a signal means that the wrapper has written down."""
-        outcome = outcome_of(rc)
-        limits = self.options_of(job.spec).get("l", {})
-        for name, reason in accounting.LIMIT_SIGNALS.get(outcome.detail, {}).items():
-            if name in limits:
-                return Outcome(reason, rc, f"{outcome.detail}: over {name}={limits[name]}")
-        if job.directory.info(job.token).get("signal"):
-            return Outcome(outcome.reason, rc, f"{outcome.detail}, from outside of the job")
-        return outcome
-
-    async def _accounted(self, jobs: Sequence[Job]) -> dict[Job, Outcome]:
-        """Ask accounting how jobs ended; what it does not know yet is left out for a while."""
-        now = time.monotonic()
-        for job in jobs:
-            self._asked.setdefault(job, now)
-        begun = min(job.record.submitted for job in jobs if job.record) - _CLOCK_SKEW
-        records = await self._sge.records([job.jid for job in jobs], begun)
-        patience = await self._sge.accounting_delay() + _ACCOUNTING_GRACE
-        known: dict[Job, Outcome] = {}
-        for job in jobs:
-            started = bool(job.directory.info(job.token))
-            matching = [record for record in records if self._is_of(record, job)]
-            if matching:
-                known[job] = self._with_log(job, accounting.ending(matching[-1]))
-            elif now - self._asked[job] >= patience:
-                known[job] = self._with_log(job, accounting.unrecorded(started=started))
-        return known
-
-    def _is_of(self, record: accounting.Record, job: Job) -> bool:
-        """Tell a job's record from that of an older one whose number is used again."""
-        name = self._name(job.spec, "." in job.jid)
-        if record.jid != job.jid or not record.name.startswith(name):
-            return False
-        since = job.record.submitted if job.record is not None else 0.0
-        return record.submitted is None or record.submitted >= since - _CLOCK_SKEW
-
-    def _with_log(self, job: Job, outcome: Outcome) -> Outcome:
-        """Add what was said before the wrapper took over."""
-        said = " ".join(tail(self._log(job), 2)).strip()
-        detail = f"{outcome.detail}; {said}" if said else outcome.detail
-        return Outcome(outcome.reason, outcome.rc, detail)
+    async def accounted(self, jids: Sequence[str], since: float) -> Mapping[str, Mapping[str, Any]]:
+        """Return what qacct has of ended jobs; the last record, where one was requeued."""
+        virtual = not {"h_vmem", "s_vmem"}.isdisjoint(self._site.memory)
+        wanted = set(jids)
+        return {
+            record.jid: accounting.used(record, virtual=virtual)
+            for record in await self._sge.records(jids, since - CLOCK_SKEW)
+            if record.jid in wanted
+            and is_ours(record.name)
+            and (record.submitted is None or record.submitted >= since - CLOCK_SKEW)
+        }
 
     def judge(self, job: Job, outcome: Outcome) -> Outcome:
         """Know a command that got no memory within its limit from any other failure."""
-        limits = self.options_of(job.spec).get("l", {})
+        limits = self._limits_of(job)
         for name in ("h_vmem", "s_vmem"):
             if name in limits and (said := accounting.no_memory(job.directory.tail("job.stderr"))):
                 detail = f"{name} is {limits[name]}, and it said: {said}"
@@ -329,21 +215,16 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
         """Remove what only this run needed of a job that has ended."""
         with contextlib.suppress(OSError):
             os.unlink(self._log(job))
-        self._asked.pop(job, None)
         self._hosts.forget(job.jid)
 
     # -- cancellation --------------------------------------------------------------------
 
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
         """Delete jobs with one qdel, arrays as arrays."""
-        await self._sge.delete((job.jid for job in jobs), self._array_sizes)
+        await self._sge.delete((job.jid for job in jobs), self._submitter.array_sizes)
 
     async def stop(self) -> None:
         """Delete what came through of submissions that seemed to have failed."""
-        if self._doubtful:
-            with contextlib.suppress(SchedulerError):
-                queue = await self._sge.queue()
-                left = [jid for jid, entry in queue.items() if entry.name in self._doubtful]
-                if left:
-                    await self._sge.delete(left, {})
+        with contextlib.suppress(SchedulerError):
+            await self._submitter.remove_strays()
         await super().stop()

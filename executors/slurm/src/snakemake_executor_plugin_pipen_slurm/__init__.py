@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Optional
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from pipen_executors.executor import PipenExecutor
-from pipen_executors.settings import Checked
+from pipen_executors.settings import Checked, Default
 from pipen_executors.settings import ExecutorSettings as SharedSettings
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 class ExecutorSettings(SharedSettings):
     """Settings of pipen-slurm."""
 
-    sbatch: str = field(default="sbatch", metadata={"help": "Path of sbatch."})
-    squeue: str = field(default="squeue", metadata={"help": "Path of squeue."})
-    scancel: str = field(default="scancel", metadata={"help": "Path of scancel."})
-    sacct: str = field(default="sacct", metadata={"help": "Path of sacct."})
-    scontrol: str = field(default="scontrol", metadata={"help": "Path of scontrol."})
+    sbatch: str = field(default=Default("sbatch"), metadata={"help": "Path of sbatch."})
+    squeue: str = field(default=Default("squeue"), metadata={"help": "Path of squeue."})
+    scancel: str = field(default=Default("scancel"), metadata={"help": "Path of scancel."})
+    sacct: str = field(default=Default("sacct"), metadata={"help": "Path of sacct."})
+    scontrol: str = field(default=Default("scontrol"), metadata={"help": "Path of scontrol."})
     partition_config: Optional[str] = field(
         default=None,
         metadata={
@@ -53,17 +53,19 @@ class Executor(PipenExecutor):
     """The executor."""
 
     backend = "slurm"
+    has_accounting = True
 
-    def make_scheduler(self, workdir: Path, checked: Checked) -> "SlurmScheduler":
+    @staticmethod
+    def make_scheduler(run: PipenExecutor, workdir: Path, checked: Checked) -> "SlurmScheduler":
         """Return the scheduler."""
         from .partitions import read_partitions
         from .scheduler import SlurmScheduler
 
-        settings = self.workflow.executor_settings
+        settings = checked.settings
         partitions = []
         if settings.partition_config:
             path = Path(settings.partition_config).expanduser()
-            partitions = read_partitions(path, "--pipen-slurm-partition-config")
+            partitions = read_partitions(path, checked.where("partition_config"))
         return SlurmScheduler(
             workdir,
             jobname_prefix=checked.jobname_prefix,

@@ -87,6 +87,17 @@ class Commands:
                 found |= {members[jid]: outcome for jid, outcome in ends.items() if jid in members}
         return found
 
+    async def used(self, jids: Iterable[str]) -> dict[str, parse.Used]:
+        """Ask sacct what ended jobs used; those of which it has not heard are left out."""
+        found: dict[str, parse.Used] = {}
+        for cluster, members in by_cluster(jids).items():
+            words = [self.sacct, "--noheader", "--parsable2", *cluster_option(cluster)]
+            words.append(f"--format={parse.SACCT_USED_FORMAT}")
+            for chunk in _in_chunks(sorted(members), _IDS_PER_QUERY):
+                used = parse.used(await _said([*words, f"--jobs={','.join(chunk)}"]))
+                found |= {members[jid]: what for jid, what in used.items() if jid in members}
+        return found
+
     async def has_accounting(self) -> bool:
         """Tell whether sacct has anything to say at this site."""
         kind = (await self.configuration()).get("AccountingStorageType", "")

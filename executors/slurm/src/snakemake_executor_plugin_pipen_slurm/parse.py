@@ -16,68 +16,12 @@ from typing import Final
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.states import ExitReason, Outcome, Presence
 
+from .tables import ENDS, NEVER, PRESENCE
+
 SQUEUE_FORMAT: Final = "%i|%T|%N|%r"
 """Job (array task) id, state, nodes, reason; the reason is free text and comes last."""
-SACCT_FORMAT: Final = "JobID,State,ExitCode,NodeList"
-
-PRESENCE: Final[Mapping[str, Presence]] = {
-    "PENDING": Presence.PENDING,
-    "REQUEUED": Presence.PENDING,
-    "REQUEUE_FED": Presence.PENDING,
-    "REQUEUE_HOLD": Presence.PENDING,
-    "RESV_DEL_HOLD": Presence.PENDING,
-    "SPECIAL_EXIT": Presence.PENDING,
-    "CONFIGURING": Presence.PENDING,
-    "RUNNING": Presence.RUNNING,
-    "RESIZING": Presence.RUNNING,
-    "SIGNALING": Presence.RUNNING,
-    "STAGE_OUT": Presence.RUNNING,
-    "STOPPED": Presence.RUNNING,
-    "SUSPENDED": Presence.RUNNING,
-    "COMPLETING": Presence.RUNNING,
-}
-"""States in which Slurm still has something to do with a job (squeue(1))."""
-
-ENDS: Final[Mapping[str, ExitReason]] = {
-    "BOOT_FAIL": ExitReason.NODE_FAILURE,
-    "CANCELLED": ExitReason.CANCELLED,
-    "COMPLETED": ExitReason.LOST,
-    "DEADLINE": ExitReason.TIMEOUT,
-    "FAILED": ExitReason.LAUNCH_FAILURE,
-    "LAUNCH_FAILED": ExitReason.LAUNCH_FAILURE,
-    "NODE_FAIL": ExitReason.NODE_FAILURE,
-    "OUT_OF_MEMORY": ExitReason.OUT_OF_MEMORY,
-    "PREEMPTED": ExitReason.PREEMPTED,
-    "RECONFIG_FAIL": ExitReason.LAUNCH_FAILURE,
-    "REVOKED": ExitReason.CANCELLED,
-    "TIMEOUT": ExitReason.TIMEOUT,
-}
-"""Final states (squeue(1), sacct(1)) of jobs that left no exit status of their own."""
-
-NEVER: Final = frozenset(
-    [
-        "AccountNotAllowed",
-        "AssocMaxCpuPerJobLimit",
-        "AssocMaxCPUMinutesPerJob",
-        "AssocMaxMemPerJob",
-        "AssocMaxNodePerJobLimit",
-        "AssocMaxWallDurationPerJobLimit",
-        "BadConstraints",
-        "DependencyNeverSatisfied",
-        "InvalidAccount",
-        "InvalidQOS",
-        "MaxCpuPerAccount",
-        "PartitionConfig",
-        "PartitionNodeLimit",
-        "PartitionTimeLimit",
-        "QOSMaxCpuPerJobLimit",
-        "QOSMaxMemoryPerJob",
-        "QOSMaxNodePerJobLimit",
-        "QOSMaxWallDurationPerJobLimit",
-        "QOSNotAllowed",
-    ]
-)
-"""Reasons of a waiting job that nothing but a change by hand can clear (squeue(1))."""
+SACCT_FORMAT: Final = "JobID,State,ExitCode,NodeList,End"
+SACCT_USED_FORMAT: Final = "JobID,State,ExitCode,ElapsedRaw,TotalCPU,MaxRSS,ReqMem,AllocCPUS"
 
 _TRANSIENT: Final = (
     "unable to contact slurm controller",
@@ -190,18 +134,62 @@ def queue(text: str) -> dict[str, QueueEntry]:
 def accounting(text: str) -> dict[str, Outcome]:
     """Read ``sacct --parsable2`` in :data:`SACCT_FORMAT`: how jobs ended.
 
-    Jobs that have not ended for accounting, or were requeued, are left out.
+    Jobs that have not ended for accounting, or were requeued, are left out. Where slurmctld
+    registers a job late, with a final state already, the record of its end follows (in
+    as_mysql_job.c, the start writes the state, and only the end its time and by whom).
     """
     outcomes = {}
     for line in text.splitlines():
         fields = line.strip().split("|")
-        if len(fields) < 4:
+        if len(fields) < 5:
             continue
-        jid, state, exit_code, nodes = fields[:4]
+        jid, state, exit_code, nodes, end = fields[:5]
         outcome = ending(state, exit_code, nodes)
-        if outcome is not None:
+        if outcome is not None and end != "Unknown":
             outcomes[jid] = outcome
     return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What an ended job used: seconds of CPU, and peak of memory in bytes if it was sampled."""
+
+    cpu: float
+    memory: int | None
+
+
+def used(text: str) -> dict[str, Used]:
+    """Read ``sacct --parsable2`` in :data:`SACCT_USED_FORMAT`: what ended jobs used.
+
+    The allocation has the CPU time of all steps, the steps have the memory (sacct(1), MaxRSS).
+    Jobs of less than a second or so were never sampled.
+    """
+    cpu: dict[str, float] = {}
+    memory: dict[str, int] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) < 8:
+            continue
+        jid, _, step = fields[0].partition(".")
+        if not step and ending(fields[1]) is not None:
+            cpu[jid] = _cpu_seconds(fields[4])
+        elif step and (peak := _bytes(fields[5])):
+            memory[jid] = max(memory.get(jid, 0), peak)
+    return {jid: Used(seconds, memory.get(jid)) for jid, seconds in cpu.items()}
+
+
+def _cpu_seconds(text: str) -> float:
+    """Read ``[days-[hours:]]minutes:seconds[.milliseconds]`` (sacct(1), TotalCPU)."""
+    days, _, clock = text.rpartition("-")
+    total = 0.0
+    for part in clock.split(":"):
+        total = total * 60 + float(part or 0)
+    return total + int(days or 0) * 86_400
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([\d.]+)([KMGTP]?)", text)
+    return round(float(match[1]) * 1024 ** " KMGTP".index(match[2] or " ")) if match else 0
 
 
 def ending(state: str, exit_code: str = "", nodes: str = "") -> Outcome | None:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shlex
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from xqute.schedulers.slurm_scheduler import SlurmScheduler as XquteSlurmScheduler
@@ -22,23 +19,17 @@ from pipen_executors.job import Job
 from pipen_executors.jobdir import tail
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
-from pipen_executors.states import ExitReason, Outcome, Report
+from pipen_executors.states import ExitReason, Outcome, Report, Tentative
 
 from . import parse
 from .commands import Commands
 from .directives import sbatch_options
 from .ends import Facts, Standing, forgotten, from_queue, refine, wants_accounting
 from .partitions import Partition, choose
+from .submission import Submissions
 
 _LARGEST_ARRAY = 2000
 """Tasks of an array at most, whatever the site allows: their wrappers' paths go with it."""
-_STUB = """#!/bin/bash
-pipen_wrappers=(
-{wrappers}
-)
-export PIPEN_SLURM_CLUSTER={cluster}
-exec /bin/bash "${{pipen_wrappers[${{SLURM_ARRAY_TASK_ID:-0}}]}}"
-"""
 
 
 class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
@@ -76,9 +67,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         self._partitions = partitions
         self._exclude = exclude_failed_nodes
         self._failed_nodes: set[str] = set()
-        self._array_sizes: dict[str, int] = {}
-        self._run = secrets.token_hex(4)
-        self._doubtful: dict[str, str] = {}
+        self._submissions = Submissions(self._slurm)
         self._room = _LARGEST_ARRAY
         self._hopeless: set[Job] = set()
 
@@ -98,17 +87,9 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
             options["exclude"] = ",".join([*given, *sorted(self._failed_nodes)])
         return options
 
-    def batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
-        """Put jobs of one rule that ask for the same things together; retries go alone."""
-        batches = [[job] for job in jobs if job.trial_count]
-
-        def likeness(job: Job) -> tuple[str, str, str]:
-            return job.spec.rule, job.spec.cwd, repr(self.options_of(job.spec))
-
-        fresh = sorted((job for job in jobs if not job.trial_count), key=likeness)
-        for _, alike in groupby(fresh, likeness):
-            batches.append(list(alike))
-        return batches
+    def likeness(self, job: Job) -> Hashable:
+        """Put jobs of one rule with the same options together; retries go alone."""
+        return self.likeness_of(job, self.options_of(job.spec))
 
     async def start(self) -> None:
         """Make the directory for slurmstepd's messages."""
@@ -126,7 +107,13 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         while rest:
             part = rest[: max(1, min(self._room, largest))]
             try:
-                jids = await self._sbatch(part)
+                jids = await self._submissions.make(
+                    part,
+                    [self.wrapper_path(job) for job in part],
+                    self.options_of(part[0].spec),
+                    self.jobname_prefix,
+                    self.seen_root(),
+                )
             except parse.LimitReached as error:
                 if len(part) == 1:
                     return answers | dict.fromkeys(rest, error)
@@ -143,54 +130,6 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
                 self._room = min(2 * self._room, _LARGEST_ARRAY)
             rest = rest[len(part) :]
         return answers
-
-    async def _sbatch(self, jobs: Sequence[Job]) -> list[str]:
-        first = jobs[0].spec
-        options = self.options_of(first)
-        clusters = options.get("clusters", "")
-        # Says in the queue which submission it is, in case sbatch does not learn of it.
-        mark = f"pipen {self._run}.{jobs[0].token}.{len(jobs)}"
-        base, cluster = await self._came_through(mark)
-        if not base:
-            name = f"{self.jobname_prefix}-{first.rule}"
-            if len(jobs) == 1 and first.wildcards:
-                name += f"-{first.label}"
-            about = options.pop("comment", f"jobid {','.join(job.spec.jobid for job in jobs[:20])}")
-            workdir = str(self.workdir.mounted).replace("%", "%%")
-            options = {
-                "job-name": name,
-                "comment": f"{about} ({mark})",
-                "chdir": first.cwd,
-                # The wrapper has its own files; this one is for what slurmstepd has to say.
-                "output": f"{workdir}/.slurm/{'%A_%a' if len(jobs) > 1 else '%j'}.log",
-                **({"array": f"0-{len(jobs) - 1}"} if len(jobs) > 1 else {}),
-                **options,
-            }
-            wrappers = (f"{job.directory.mounted}/job.wrapped.{self.name}" for job in jobs)
-            stub = _STUB.format(
-                wrappers="\n".join(map(shlex.quote, wrappers)),
-                cluster='";$SLURM_CLUSTER_NAME"' if clusters else "",
-            )
-            try:
-                base, cluster = await self._slurm.submit(options, stub)
-            except parse.LimitReached:
-                raise
-            except TransientError:
-                self._doubtful[mark] = clusters
-                raise
-        suffix = f";{cluster}" if cluster else ""
-        if len(jobs) == 1:
-            return [base + suffix]
-        self._array_sizes[base] = len(jobs)
-        return [f"{base}_{task}{suffix}" for task in range(len(jobs))]
-
-    async def _came_through(self, mark: str) -> tuple[str, str]:
-        """Return the id of a submission to which Slurm gave no answer, if it is there."""
-        if mark not in self._doubtful:
-            return "", ""
-        clusters = self._doubtful[mark]
-        found = await self._slurm.marked(mark, clusters)
-        return next(iter(found), ""), clusters if found else ""
 
     # -- queries -----------------------------------------------------------------------
 
@@ -216,7 +155,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
 
     async def explain_jobs(
         self, jobs: Sequence[Job]
-    ) -> Mapping[Job, Outcome | TransientError | None]:
+    ) -> Mapping[Job, Outcome | Tentative | TransientError | None]:
         """Say how jobs ended: slurmstepd's words, squeue's memory, then accounting.
 
         None says that Slurm has requeued the job.
@@ -236,6 +175,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         answers = {job: from_queue(known) for job, known in facts.items()}
         unclear = [job for job in jobs if wants_accounting(answers[job], facts[job])]
         unreached: dict[Job, TransientError] = {}
+        lagging: set[Job] = set()
         if unclear and await self._slurm.has_accounting():
             try:
                 ends = await self._slurm.accounting(job.jid for job in unclear)
@@ -243,16 +183,29 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
                 unreached = {job: error for job in unclear if answers[job] is None}
             else:
                 answers |= {job: ends[job.jid] for job in unclear if job.jid in ends}
+                lagging = {job for job in unclear if job.jid not in ends}
         else:
             answers |= {job: forgotten(facts[job]) for job in unclear if answers[job] is None}
-        known_ends: dict[Job, Outcome | TransientError | None] = dict(unreached)
+        known_ends: dict[Job, Outcome | Tentative | TransientError | None] = dict(unreached)
         for job, answer in answers.items():
             if answer is Standing.AGAIN:
                 known_ends[job] = None
             elif isinstance(answer, Outcome):
-                known_ends[job] = outcome = refine(answer, facts[job])
+                outcome = refine(answer, facts[job])
+                known_ends[job] = Tentative(outcome) if job in lagging else outcome
                 self._note_node(job, outcome, facts[job].entry)
         return known_ends
+
+    async def accounted(self, jids: Sequence[str], since: float) -> Mapping[str, Mapping[str, Any]]:
+        """Return what sacct has of ended jobs, if the site keeps accounts."""
+        if not await self._slurm.has_accounting():
+            return {}
+        facts: dict[str, dict[str, Any]] = {}
+        for jid, used in (await self._slurm.used(jids)).items():
+            facts[jid] = {"cpu": used.cpu}
+            if used.memory is not None:
+                facts[jid] |= {"memory": used.memory, "memory_by": "Slurm, sampled"}
+        return facts
 
     def _note_node(self, job: Job, outcome: Outcome, entry: parse.QueueEntry | None) -> None:
         failures = (ExitReason.NODE_FAILURE, ExitReason.LAUNCH_FAILURE)
@@ -273,17 +226,9 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
 
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
         """Cancel jobs with one scancel, arrays as arrays."""
-        await self._slurm.cancel((job.jid for job in jobs), self._array_sizes)
+        await self._slurm.cancel((job.jid for job in jobs), self._submissions.array_sizes)
 
     async def stop(self) -> None:
         """Cancel what came through of submissions that seemed to have failed."""
-        for clusters in set(self._doubtful.values()):
-            with contextlib.suppress(SchedulerError):
-                found = await self._slurm.marked(f"pipen {self._run}.", clusters)
-                left = [
-                    jid for jid, text in found.items() if any(m in text for m in self._doubtful)
-                ]
-                if left:
-                    suffix = f";{clusters}" if clusters else ""
-                    await self._slurm.cancel([jid + suffix for jid in left], {})
+        await self._submissions.cancel_doubtful()
         await super().stop()

@@ -1,0 +1,55 @@
+"""Benchmark files of direct jobs, in Snakemake's own format, from what the wrapper measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .jobdir import JobDir
+from .meter import FILE, read_usage
+
+
+def why_not_measured(job: Any) -> str | None:
+    """Return why the benchmark of a job needs Snakemake beside the job; None if it does not."""
+    if (job.benchmark_repeats or 1) > 1:
+        return "a benchmark that repeats the command"
+    return "a benchmark file in storage" if job.benchmark.is_storage else None
+
+
+def write_benchmark(job: Any, workflow: Any, directory: JobDir) -> None:
+    """Write the benchmark file of a job that has succeeded.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or nothing was measured.
+    """
+    from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
+
+    usage = read_usage(directory.read(FILE))
+    if usage is None:
+        raise OSError(f"{directory.file(FILE)} is not complete")
+    record = BenchmarkRecord(
+        running_time=usage.seconds,
+        max_rss=usage.rss,
+        max_vms=usage.vms,
+        max_uss=usage.uss,
+        max_pss=usage.pss,
+        io_in=usage.read,
+        io_out=usage.written,
+        cpu_usage=100 * usage.load,  # per cent times seconds, as psutil counts
+        cpu_time=usage.cpu,
+        input=job.input,
+    )
+    for name, value in (
+        ("jobid", job.jobid),
+        ("rule_name", job.rule.name),
+        ("wildcards", job.wildcards),
+        ("params", job.params),
+        ("resources", job.resources),
+        ("threads", job.threads),
+    ):
+        setattr(record, name, value)  # its constructor wraps them into tuples
+    record.data_collected = usage.sampled
+    record.process_gone = True
+    extended = workflow.output_settings.benchmark_extended
+    write_benchmark_records([record], str(job.benchmark), extended)

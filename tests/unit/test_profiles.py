@@ -1,0 +1,182 @@
+"""Profiles: where they are read from, and how they are laid below the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipen_executors.exceptions import SettingError, UserError
+from pipen_executors.profiles import Profile, read_profile
+from pipen_executors.settings import ExecutorSettings, check, table_of
+from snakemake_executor_plugin_pipen_slurm import ExecutorSettings as SlurmSettings
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory and a home, both empty, and no profile in the environment."""
+    for name in os.environ:
+        if name.startswith("PIPEN_"):  # of the tests' own settings
+            monkeypatch.delenv(name)
+    for name in ("here", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def write(directory: Path, text: str) -> None:
+    (directory / ".pipen.toml").write_text(text)
+
+
+def value(profile: Profile, key: str) -> tuple[object, str]:
+    found = profile.values[key]
+    return found.value, found.source
+
+
+def test_later_places_win(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        here.parent / "home",
+        """
+        [default]
+        num_retries = 1
+        forks = 1
+        error_strategy = "halt"
+        [big.scheduler_opts]
+        partition = "home"
+        gres = { gpu = 1, lscratch = 5 }
+        [big]
+        scheduler = "slurm"
+        forks = 2
+        """,
+    )
+    write(
+        here,
+        """
+        [default]
+        num_retries = 2
+        [BIG]
+        forks = 3
+        [BIG.scheduler_opts]
+        gres = { gpu = 2 }
+        """,
+    )
+    monkeypatch.setenv("PIPEN_big_submission_batch", "@int:9")
+    monkeypatch.setenv("PIPEN_NOBODYS", "profile")
+    profile = read_profile("Big", "--pipen-profile")
+    assert profile.name == "big"
+    assert profile.scheduler == "slurm"
+    assert value(profile, "error_strategy") == ("halt", "profile default of ~/.pipen.toml")
+    assert value(profile, "num_retries") == (2, "profile default of ./.pipen.toml")
+    assert value(profile, "forks") == (3, "profile big of ./.pipen.toml")
+    environment = "profile big of the environment (PIPEN_<profile>_<key>)"
+    assert value(profile, "submission_batch") == (9, environment)
+    assert profile.options["partition"].value == "home"
+    assert profile.options["gres"].value == {"gpu": 2, "lscratch": 5}
+
+
+def test_no_such_profile_names_what_there_is(here: Path) -> None:
+    write(here, "[small]\nforks = 1\n[default]\nforks = 2\n")
+    with pytest.raises(SettingError, match=r"--pipen-profile is 'big'.*there: small\)"):
+        read_profile("big", "--pipen-profile")
+    assert read_profile("default", "").values["forks"].value == 2
+
+
+def test_default_need_not_exist(here: Path) -> None:
+    assert read_profile("default", "").values == {}
+    with pytest.raises(SettingError, match=r"there: none\)"):
+        read_profile("big", "")
+
+
+@pytest.mark.parametrize("text", ["[big\n", "big = 1\n"])
+def test_file_that_cannot_be_read(here: Path, text: str) -> None:
+    write(here, text)
+    with pytest.raises(UserError, match=r"\./\.pipen\.toml cannot be read"):
+        read_profile("big", "")
+
+
+def test_options_must_be_a_table(here: Path) -> None:
+    write(here, "[big]\nscheduler_opts = 'partition=x'\n")
+    with pytest.raises(SettingError, match=r"scheduler_opts in profile big .* a table"):
+        read_profile("big", "")
+
+
+def profile_of(
+    values: dict[str, object], options: dict[str, object] | None = None, **more: object
+) -> Profile:
+    profile = Profile("big")
+    profile.lay_on({**values, **more, "scheduler_opts": options or {}}, "profile big")
+    return profile
+
+
+def test_command_line_beats_profile() -> None:
+    profile = profile_of({"forks": 3, "num_retries": 5, "lang": "R", "workdir": ".pipen"})
+    settings = ExecutorSettings(num_retries="3")  # the default, but given
+    checked = check(settings, "pipen", profile)
+    assert (checked.forks, checked.num_retries, checked.workdir) == (3, 3, None)
+    assert set(checked.ignored) == {"lang", "workdir"}
+    assert checked.where("forks") == "forks in profile big"
+    assert checked.where("num_retries") == "--pipen-num-retries"
+
+
+def test_options_that_are_settings_of_the_backend() -> None:
+    """The constructor's of a pipen scheduler; given on the command line too."""
+    options: dict[str, object] = {"sbatch": "/opt/sbatch", "timeout": 90, "qos": "low", "mem": "1G"}
+    given = ["qos=high", "squeue=/opt/squeue", "exclude_failed_nodes=true"]
+    checked = check(SlurmSettings(options=given), "pipen", profile_of({}, options))
+    assert checked.settings.sbatch == "/opt/sbatch"
+    assert checked.settings.squeue == "/opt/squeue"
+    assert checked.settings.exclude_failed_nodes is True
+    assert checked.timeout == 90
+    assert checked.options == {"qos": "high", "mem": "1G"}
+    assert checked.where("squeue") == "squeue in --pipen-options"
+    rows = {name: (value, source) for name, value, source in table_of(checked)}
+    assert rows["sbatch"] == ("/opt/sbatch", "profile big")
+    assert rows["options: mem"] == ("1G", "profile big")
+    assert rows["options: qos"] == ("high", "command line or Snakemake's profile")
+    assert rows["scancel"] == ("scancel", "default")
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right"),
+    [
+        ("forks", 0, "a whole number, 1 or more"),
+        ("forks", {"a": 1}, "a whole number, 1 or more"),
+        ("error_strategy", "give up", "ignore, retry, halt"),
+        ("efficiency_report", "perhaps", "true or false"),
+        ("timeout", "soon", "a time such as"),
+    ],
+)
+def test_wrong_value_names_its_place(key: str, wrong: object, right: str) -> None:
+    with pytest.raises(SettingError, match=f"^{key} in profile big is .*{right}"):
+        check(ExecutorSettings(), "pipen", profile_of({key: wrong}))
+
+
+@pytest.mark.parametrize("word", [True, "true", "True"])
+def test_truth_from_the_environment(word: object) -> None:
+    checked = check(ExecutorSettings(), "pipen", profile_of({"efficiency_report": word}))
+    assert checked.efficiency_report is True
+
+
+def test_table_without_settings_of_its_own() -> None:
+    rows = table_of(check(ExecutorSettings(forks="4"), "pipen"))
+    assert ("forks", "4", "command line or Snakemake's profile") in rows
+    assert ("error_strategy", "ignore", "default") in rows
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(["forks", "timeout", "prescript", "cwd", "submit_rate"]), _VALUES)
+def test_any_value_is_taken_or_refused(key: str, value: object) -> None:
+    try:
+        check(ExecutorSettings(), "pipen", profile_of({key: value}))
+    except SettingError as error:
+        assert key in str(error)
