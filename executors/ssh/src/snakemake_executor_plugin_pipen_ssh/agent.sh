@@ -1,0 +1,241 @@
+# What works for pipen-ssh on a machine: one bash for each connection, which lives as long as
+# that. It needs coreutils, setsid(1) of util-linux, and /proc.
+#
+# It reads requests from its standard input: an operation, an id and arguments, each ended by
+# a null byte, so that no shell ever takes the name of a file apart. It writes lines:
+#
+#     = ID ok WORDS     the answer to the request ID
+#     = ID error TEXT   the request ID failed
+#     ! EVENT           a job has ended; EVENT is the name of a file in the events directory
+#     .                 a sign of life
+#
+# Jobs are sessions of their own and outlive it. A job rings at its end: it writes the name of
+# its event into a named pipe. Whose ring is not heard is found when the events directory is
+# listed, every few seconds.
+
+agent_field() { IFS= read -r -d '' REPLY || exit 0; }
+
+agent_answer() { printf '= %s ok %s\n' "$1" "$2"; }
+
+agent_refuse() { printf '= %s error %s\n' "$1" "${2//[$'\n\r']/ }"; }
+
+# The kernel's count of processes killed for want of memory (proc(5), vmstat).
+agent_oom_kills() {
+    local name number
+    REPLY=0
+    while read -r name number; do
+        if [[ $name == oom_kill ]]; then REPLY=$number; fi
+    done 2>/dev/null < /proc/vmstat
+}
+
+# Tell all ends that lie in the events directory.
+agent_list() {
+    local path
+    for path in "$agent_events"/*.end.*; do
+        if [[ -e $path ]]; then printf '! %s\n' "${path##*/}"; fi
+    done
+}
+
+# The pipe is open for writing too, so that reading never comes to its end (fifo(7)).
+agent_listen() {
+    local name next
+    if [[ -p $agent_bell ]]; then exec 7<> "$agent_bell"; fi
+    while printf '.\n'; do
+        agent_list
+        next=$((SECONDS + 5))
+        while [[ -p $agent_bell ]] && ((SECONDS < next)); do
+            if IFS= read -r -t 5 -u 7 name; then printf '! %s\n' "$name"; fi
+        done
+        if [[ ! -p $agent_bell ]]; then sleep 0.5; fi   # no named pipes here
+    done
+}
+
+agent_path() { # a path, where ~/ is the home directory
+    REPLY=$1
+    if [[ $1 == '~/'* ]]; then REPLY=$HOME/${1#'~/'}; fi
+}
+
+# hello ID BELL TREE EVENTS TMPDIR: cores, MiB of memory, the count of memory kills, and the
+# tree, which is where files are kept that this machine does not share, and where names begin.
+agent_hello() {
+    local cores memory=0 name number why
+    agent_field; agent_bell=$REPLY
+    agent_field; agent_path "$REPLY"; agent_tree=$REPLY
+    agent_field; agent_events=$REPLY
+    agent_field; agent_path "$REPLY"
+    if [[ -n $REPLY ]]; then export TMPDIR=$REPLY; fi
+    if [[ $agent_events == /* && ! -d $agent_events ]]; then
+        agent_refuse "$1" "it does not see $agent_events of the machine that Snakemake runs on. \
+Let files be sent and fetched (staging: sftp), or work in a directory that both share"
+        return
+    fi
+    if ! why=$(mkdir -p -m 700 -- "$agent_tree" 2>&1); then
+        agent_refuse "$1" "$why"
+        return
+    fi
+    cd -- "$agent_tree"
+    if ! why=$(mkdir -p -m 700 -- "$agent_events" 2>&1); then
+        agent_refuse "$1" "$why"
+        return
+    fi
+    for name in setsid nproc tar; do
+        if ! command -v "$name" > /dev/null; then
+            agent_refuse "$1" "there is no $name"
+            return
+        fi
+    done
+    agent_bell=$PWD/$agent_events/$agent_bell
+    if [[ $agent_events == /* ]]; then agent_bell=${agent_bell#"$PWD/"}; fi
+    if [[ ! -p $agent_bell ]]; then mkfifo -m 600 -- "$agent_bell" 2>/dev/null; fi
+    cores=$(OMP_NUM_THREADS='' OMP_THREAD_LIMIT='' nproc)
+    while read -r name number _; do
+        if [[ $name == MemTotal: ]]; then memory=$((number / 1024)); fi
+    done < /proc/meminfo
+    agent_oom_kills
+    agent_answer "$1" "$cores $memory $REPLY $PWD"
+    agent_listen &
+    trap "kill $! 2>/dev/null" EXIT
+}
+
+# start ID SERVER WRAPPER LOG: the wrapper's process id, and the count of memory kills.
+agent_start() {
+    local server wrapper why
+    agent_field; server=$REPLY
+    agent_field; wrapper=$REPLY
+    agent_field
+    if ! { : >> "$REPLY"; } 2>/dev/null; then
+        why=$({ : >> "$REPLY"; } 2>&1)
+        agent_refuse "$1" "$why"
+        return
+    fi
+    setsid /bin/bash "$wrapper" "$server" "$agent_bell" < /dev/null >> "$REPLY" 2>&1 &
+    agent_oom_kills
+    agent_answer "$1" "$! $REPLY"
+}
+
+# Tell whether a process runs a wrapper, and is not another one with its old id. The command
+# line of a zombie is empty (proc(5)). A child that has yet to become the wrapper is one too.
+agent_runs() { # pid, wrapper
+    local word line
+    while IFS= read -r -d '' word; do
+        if [[ $word == "$2" ]]; then return 0; fi
+    done 2>/dev/null < "/proc/$1/cmdline"
+    { read -r line < "/proc/$1/stat"; } 2>/dev/null || return 1
+    set -- ${line##*) }   # state, ppid
+    [[ $1 != [ZX] && $2 == "$$" ]]
+}
+
+# query ID COUNT (PID WRAPPER)...: the count of memory kills; then for each job `running`, or
+# its wrapper's exit status, or `gone` where that is not known.
+agent_query() {
+    local count pid words
+    agent_field; count=$REPLY
+    agent_oom_kills; words=$REPLY
+    while ((count--)); do
+        agent_field; pid=$REPLY
+        agent_field
+        if agent_runs "$pid" "$REPLY"; then
+            words+=' running'
+        else
+            wait "$pid" 2>/dev/null
+            case $? in 127) words+=' gone' ;; *) words+=" $?" ;; esac
+        fi
+    done
+    agent_answer "$1" "$words"
+}
+
+# The living processes of some sessions, in the array `members` (proc(5), stat: behind the
+# name in brackets follow state, ppid, pgrp and session).
+agent_members() {
+    local stat line
+    members=()
+    for stat in /proc/[0-9]*/stat; do
+        { read -r line < "$stat"; } 2>/dev/null || continue
+        set -- ${line##*) }
+        if [[ $1 != [ZX] && -n ${sessions[$4]-} ]]; then members+=("${line%% *}"); fi
+    done
+}
+
+# kill ID GRACE COUNT (PID WRAPPER)...: TERM to whole sessions, KILL after the grace time in
+# seconds; answered when nothing of them is left.
+agent_kill() {
+    local grace count pid deadline members
+    local -A sessions=()
+    agent_field; grace=$REPLY
+    agent_field; count=$REPLY
+    while ((count--)); do
+        agent_field; pid=$REPLY
+        agent_field
+        if agent_runs "$pid" "$REPLY"; then sessions[$pid]=1; fi
+    done
+    (
+        trap - EXIT
+        agent_members
+        kill -s TERM "${members[@]}" 2>/dev/null
+        deadline=$((SECONDS + grace))
+        while agent_members; ((${#members[@]})); do
+            if ((SECONDS >= deadline)); then kill -s KILL "${members[@]}" 2>/dev/null; fi
+            sleep 0.05
+        done
+        agent_answer "$1"
+    ) &
+}
+
+# stat ID COUNT NAME...: for each name `+` if it is a file, else `-`; then the size and time of
+# modification of each file, as SIZE:SECONDS with nine decimals.
+agent_stat() {
+    local count words=() names=() sizes=() at
+    agent_field; count=$REPLY
+    while ((count--)); do
+        agent_field
+        if [[ -f $REPLY ]]; then
+            names+=("$REPLY")
+            words+=(+)
+        else
+            words+=(-)
+        fi
+    done
+    for ((at = 0; at < ${#names[@]}; at += 500)); do
+        mapfile -t -O "${#sizes[@]}" sizes < <(
+            stat --dereference --format='%s:%.9Y' -- "${names[@]:at:500}" 2>/dev/null
+        )
+    done
+    if ((${#sizes[@]} == ${#names[@]})); then
+        agent_answer "$1" "${words[*]} ${sizes[*]}"
+    else
+        agent_answer "$1" "${words[*]//+/-}"   # one went away meanwhile
+    fi
+}
+
+# claim ID NAME: whether a job's claim could be made before its wrapper made it.
+agent_claim() {
+    agent_field
+    if [[ ! -d ${REPLY%/*} ]] || (set -o noclobber; : > "$REPLY") 2>/dev/null; then
+        agent_answer "$1" yes
+    else
+        agent_answer "$1" no
+    fi
+}
+
+# forget ID COUNT EVENT...: remove events that have been dealt with.
+agent_forget() {
+    local count names=()
+    agent_field; count=$REPLY
+    while ((count--)); do
+        agent_field; names+=("$agent_events/$REPLY")
+    done
+    rm -f -- "${names[@]}"
+    agent_answer "$1"
+}
+
+agent_main() {
+    local operation
+    printf '\npipen-agent %s\n' "$BASH_VERSION"
+    while :; do
+        agent_field; operation=$REPLY
+        agent_field
+        "agent_$operation" "$REPLY"
+    done
+}
+
+agent_main

@@ -1,0 +1,316 @@
+"""Jobs on machines that are reached over ssh.
+
+Each machine has one connection, and on it one agent (``agent.sh``), which starts, looks
+after and ends all jobs of the machine and tells of their ends. A job's id is
+``<pid>@<server>``: the wrapper's process id, which is its session's too. Jobs go on while
+a connection is lost, or Snakemake is gone. Where machines do not see the files of this one,
+see :mod:`.sending`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+from xqute.schedulers.ssh_scheduler.scheduler import SshScheduler as XquteSshScheduler
+
+from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.job import Job
+from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.spec import JobSpec
+from pipen_executors.states import ExitReason, JobState, Outcome, Presence, Report
+
+from . import ends
+from .access import Access
+from .fleet import Fleet
+from .host import Host
+from .placement import Room
+from .servers import Server
+
+_OCCUPYING: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
+
+_RING: Final = r"""[[ -p $pipen_bell ]] &&
+    printf '%s\n' "$pipen_key.$pipen_token.end.$rc" 1<> "$pipen_bell"
+exit "$rc" """
+"""Bash that rings at the end of a job. The pipe is opened for reading too, so that this does
+not wait for somebody to listen (fifo(7)); it cannot be full, as it takes the rings of some
+hundred jobs (pipe(7)) and no job is started while nobody listens."""
+
+
+def _pid(job: Job) -> str:
+    return job.jid.partition("@")[0]
+
+
+def _server(job: Job) -> str:
+    return job.jid.partition("@")[2]
+
+
+class SshScheduler(SchedulerPostInit, XquteSshScheduler):
+    """Runs jobs on some machines.
+
+    Parameters
+    ----------
+    workdir
+        Directory of the job directories.
+    servers
+        The machines.
+    access
+        How they are reached.
+    warn
+        Called with a line for the user.
+    """
+
+    starts_at_once = True
+    jid_expression: ClassVar[str] = '"$$@$pipen_server"'
+    final_exit: ClassVar[str] = _RING
+    kills_wrapper_only = True
+    query_ceiling = 5.0
+    loss_grace = 1.0
+    own_resources = frozenset({"pipen_server"})
+
+    def __init__(
+        self,
+        workdir: Path,
+        servers: Sequence[Server],
+        access: Access,
+        warn: Callable[[str], None],
+    ) -> None:
+        # Not xqute's own __init__: it makes clients of the command ssh.
+        super(XquteSshScheduler, self).__init__(workdir)
+        self._told: asyncio.Queue[str] = asyncio.Queue()
+        self.placed: dict[Job, Host] = {}
+        self._statuses: dict[Job, int] = {}
+        self._warn = warn
+        self._access = access
+        self._fleet = Fleet(map(self._make_host, servers), self._make_host, warn)
+
+    def _make_host(self, server: Server) -> Host:
+        host = Host(
+            server,
+            self._access,
+            self.tree(server),
+            self.seen(self.events_directory()),
+            on_event=lambda event: self.hear(host, event),
+            on_change=lambda: self.room_changed(),
+            warn=self._warn,
+        )
+        return host
+
+    def tree(self, server: Server) -> str:
+        """Return where the files of the workflow begin on a machine."""
+        return "/"
+
+    # -- before anything is submitted ----------------------------------------------
+
+    def check(self, spec: JobSpec) -> None:
+        """Check that some machine is large enough, as far as their sizes are known."""
+        self._fleet.check_size(spec)
+
+    async def start(self) -> None:
+        """Connect to all machines."""
+        await super().start()
+        await self._fleet.open()
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._fleet.close()
+
+    # -- placement -------------------------------------------------------------------
+
+    def admit(self, queued: Sequence[Job], limit: int) -> Sequence[Job]:
+        """Give jobs a machine each, as long as there is room; the others wait.
+
+        A job that no machine can ever run is admitted without one, to be refused.
+        """
+        self.placed = {j: h for j, h in self.placed.items() if j.state in _OCCUPYING}
+        room = Room(self._fleet.hosts, self.placed)
+        admitted: list[Job] = []
+        for job in queued:
+            if len(admitted) >= limit or (room.is_full and self.placed):
+                break
+            best = room.find(job, self._fleet.able(job.spec), self.held)
+            if best is not None:
+                self.placed[job] = best
+            if best is not None or self._fleet.is_hopeless(job.spec):
+                admitted.append(job)
+        return admitted
+
+    def held(self, host: Host, job: Job) -> int:
+        """Return how many bytes of a job's inputs are known to lie on a machine alone."""
+        return 0
+
+    def host_of(self, job: Job) -> Host:
+        """Return the machine that a job was submitted to.
+
+        Raises
+        ------
+        SchedulerError
+            If there is none of that name.
+        """
+        return self._fleet.named(_server(job))
+
+    def _by_host(self, jobs: Sequence[Job]) -> dict[Host, list[Job]]:
+        """Divide jobs by their machines; what has an id that is none is left out."""
+        found: dict[Host, list[Job]] = {}
+        for job in jobs:
+            with contextlib.suppress(SchedulerError):
+                found.setdefault(self.host_of(job), []).append(job)
+        return found
+
+    # -- calls ---------------------------------------------------------------------------
+
+    async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
+        """Start one job on the machine that it was given."""
+        (job,) = jobs
+        host = self.placed.get(job)
+        if host is None:
+            why = self._fleet.trouble(job.spec)
+            return {job: SchedulerError(f"no server is left that could run it: {why}")}
+        try:
+            return {job: await self.submit_to(host, job)}
+        except TransientError:
+            raise
+        except SchedulerError as error:
+            return {job: error}
+
+    async def submit_to(self, host: Host, job: Job) -> str | TransientError:
+        """Start a job on a machine; return its id, or why it may be given another machine.
+
+        A start on a machine that goes away meanwhile may have come through. Who claims the
+        submission first decides, see :meth:`JobDir.claim`.
+
+        Raises
+        ------
+        SchedulerError
+            If it cannot be started there.
+        TransientError
+            If this machine is to be asked again.
+        """
+        try:
+            return await self.start_on(host, job)
+        except TransientError as error:
+            if job.directory.claim(job.token):
+                return self.elsewhere(error)
+        return job.directory.info(job.token).get("jid") or f"0@{host.name}"
+
+    async def start_on(self, host: Host, job: Job) -> str:
+        """Let the agent of a machine start a job; return its id."""
+        directory = self.seen(job.directory.path)
+        self._statuses.pop(job, None)
+        answer = await host.ask("start", host.name, self._wrapper(job), f"{directory}/job.stderr")
+        pid, oom_kills = answer.split()
+        host.oom_kills = int(oom_kills)
+        return f"{pid}@{host.name}"
+
+    def _wrapper(self, job: Job) -> str:
+        """Return the wrapper of a job as its machine knows it."""
+        return f"{self.seen(job.directory.path)}/job.wrapped.{self.name}"
+
+    def elsewhere(self, error: TransientError) -> TransientError:
+        """Let a job that has not started be placed anew, and soon."""
+        asyncio.get_running_loop().call_soon(self.room_changed)
+        return error
+
+    async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
+        """Ask each machine for its jobs; those of one that is away go on, until it is lost."""
+        reports: dict[Job, Report] = {}
+        by_host = self._by_host(jobs)
+        answers = await asyncio.gather(*(self._query(h, some) for h, some in by_host.items()))
+        for answer in answers:
+            reports |= answer
+        return reports
+
+    async def _query(self, host: Host, jobs: Sequence[Job]) -> dict[Job, Report]:
+        running = Report(Presence.RUNNING)
+        try:
+            words = (await self._ask_about(host, jobs, "query")).split()[1:]
+        except TransientError:
+            if host.is_lost:
+                detail = f"host lost: {host.trouble}"
+                running = Report(
+                    Presence.RUNNING, outcome=Outcome(ExitReason.NODE_FAILURE, detail=detail)
+                )
+            words = ["running"] * len(jobs)
+        reports = {}
+        for job, word in zip(jobs, words, strict=True):
+            if word == "running":
+                self.placed.setdefault(job, host)  # taken up
+                reports[job] = running
+            else:
+                reports[job] = Report(Presence.GONE)
+                if word != "gone":
+                    self._statuses[job] = int(word)
+        return reports
+
+    async def _ask_about(
+        self, host: Host, jobs: Sequence[Job], operation: str, *first: object
+    ) -> str:
+        fields: list[object] = [*first, len(jobs)]
+        for job in jobs:
+            fields += [_pid(job), self._wrapper(job)]
+        return await host.ask(operation, *fields)
+
+    async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome]:
+        """Say what the machine's kernel says: a signal, or its out-of-memory killer."""
+        outcomes = {}
+        for job in jobs:
+            outcome = ends.of_signal(job, self._statuses.get(job))
+            if outcome is None:
+                continue
+            host = self.host_of(job)
+            if ends.may_be_memory(outcome) and host.is_here and await self._oom_kills_grew(host):
+                outcome = ends.out_of_memory(outcome, host.name)
+            outcomes[job] = outcome
+        return outcomes
+
+    async def _oom_kills_grew(self, host: Host) -> bool:
+        return int(await host.ask("query", 0)) > host.oom_kills
+
+    def judge(self, job: Job, outcome: Outcome) -> Outcome:
+        """Say which rule needs Snakemake on the machine, and why, where that is missing."""
+        return ends.of_command(job, outcome, _server(job))
+
+    async def kill_jobs(self, jobs: Sequence[Job]) -> None:
+        """End whole sessions: TERM, and KILL after the grace time.
+
+        On a machine that is lost they are ended if it comes back.
+        """
+        asked = []
+        for host, some in self._by_host(jobs).items():
+            if host.is_lost:
+                host.given_up += [(_pid(job), self._wrapper(job)) for job in some]
+            else:
+                asked.append(self._ask_about(host, some, "kill", round(self.kill_grace)))
+        await asyncio.gather(*asked)
+
+    # -- ends ----------------------------------------------------------------------------
+
+    def hear(self, host: Host, event: str) -> None:
+        """Take in an event that a machine tells."""
+        self._told.put_nowait(event)
+
+    @contextlib.asynccontextmanager
+    async def events(self) -> AsyncIterator[AsyncIterator[Sequence[str]]]:
+        """Yield what the agents tell."""
+        yield self._names()
+
+    async def _names(self) -> AsyncIterator[Sequence[str]]:
+        while True:
+            names = [await self._told.get()]
+            while not self._told.empty():
+                names.append(self._told.get_nowait())
+            yield names
+
+    def forget(self, job: Job) -> None:
+        """Drop what is known of a job that has ended."""
+        self.placed.pop(job, None)
+        self._statuses.pop(job, None)
+
+    # -- the wrapper -----------------------------------------------------------------------
+
+    def jobcmd_shebang(self, job: Job) -> str:  # type: ignore[override]
+        """Return the first lines: the agent's arguments are the server's name and the bell."""
+        return f"{super().jobcmd_shebang(job)}\npipen_server=${{1-}} pipen_bell=${{2-}}"

@@ -1,0 +1,169 @@
+"""The machines, as the user names them: on the command line, or as a table of a profile."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipen_executors.settings import whole_number
+from pipen_executors.units import parse_megabytes
+
+_FORM: Final = "[USER@]HOST[:PORT][,KEY=VALUE...]"
+_NAME: Final = re.compile(r"[\w.@%:\[\]-]+", re.ASCII)
+_ADDRESS: Final = re.compile(
+    r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One machine; what is None comes from ``~/.ssh/config`` or from the machine itself.
+
+    Parameters
+    ----------
+    name
+        What the user calls it; the second half of the ids of its jobs.
+    host, port, user, keyfile
+        How to log in.
+    slots
+        Threads of jobs at a time; by default its cores.
+    mem_mb
+        Memory of jobs at a time, in MiB; by default its memory.
+    workdir
+        Where files are kept on it, where it shares none with this machine.
+    tmpdir
+        TMPDIR of its jobs.
+    groups
+        Names that stand for it and others.
+    """
+
+    name: str
+    host: str
+    port: int | None = None
+    user: str | None = None
+    keyfile: str | None = None
+    slots: int | None = None
+    mem_mb: int | None = None
+    workdir: str | None = None
+    tmpdir: str | None = None
+    groups: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """Host and port as ``ssh-keyscan`` takes them."""
+        return self.host if self.port is None else f"-p {self.port} {self.host}"
+
+    def is_called(self, name: str) -> bool:
+        """Tell whether a name stands for this machine."""
+        return name in (self.name, self.host, *self.groups)
+
+
+def _groups(value: Any) -> tuple[str, ...]:
+    return tuple(value.split()) if isinstance(value, str) else tuple(map(str, value))
+
+
+def _path(value: Any) -> str:
+    if not str(value).startswith(("/", "~/")):
+        raise ValueError("a path that begins with / or ~/")
+    return str(value)
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "host": str,
+    "port": whole_number(1),
+    "user": str,
+    "keyfile": str,
+    "slots": whole_number(1),
+    "mem_mb": parse_megabytes,
+    "workdir": _path,
+    "tmpdir": _path,
+    "groups": _groups,
+}
+_OF_PIPEN: Final = frozenset({"ctrl_persist", "ctrl_dir"})
+"""Options of pipen's own ssh scheduler about connections, which have no meaning here."""
+
+
+def parse_servers(value: Any) -> list[Server]:
+    """Read servers: words of the command line, or a list or table of a profile.
+
+    >>> [(s.name, s.host, s.port, s.slots) for s in parse_servers(["big1", "me@big2:2222,slots=4"])]
+    [('big1', 'big1', None, None), ('me@big2:2222', 'big2', 2222, 4)]
+
+    Raises
+    ------
+    ValueError
+        With a text that completes "it must be …".
+    """
+    if isinstance(value, Mapping):
+        servers = [_from_table(name, {"host": name, **table}) for name, table in value.items()]
+    else:
+        items: Iterable[Any] = shlex.split(value) if isinstance(value, str) else value
+        servers = [_from_item(item) for item in items]
+    names = [server.name for server in servers]
+    if not names:
+        raise ValueError(f"one or more of {_FORM}")
+    if again := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"a list without repetitions ({', '.join(sorted(again))} is)")
+    return servers
+
+
+def _from_item(item: Any) -> Server:
+    if isinstance(item, Mapping):
+        table = dict(item)
+        name = str(table.pop("name", table.get("host", "")))
+        return _from_table(name, table)
+    name, *pairs = str(item).split(",")
+    table = {"host": name}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"one or more of {_FORM} ({pair!r} in {item!r} has no '=')")
+        table[key.strip()] = text
+    return _from_table(name, table)
+
+
+def _from_table(name: str, table: Mapping[str, Any]) -> Server:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"one or more of {_FORM} ({name!r} is none)")
+    values = {}
+    for key, value in table.items():
+        if key in _OF_PIPEN:
+            continue
+        if key not in _READERS:
+            raise ValueError(
+                f"made with the keys {', '.join(_READERS)} ({key!r} of {name} is none)"
+            )
+        try:
+            values[key] = _READERS[key](value)
+        except ValueError as error:
+            raise ValueError(f"right: {key} of {name} is {value!r} and must be {error}") from None
+    match = _ADDRESS.fullmatch(values.get("host", ""))
+    if match is None:
+        raise ValueError(f"one or more of {_FORM} ({values.get('host', name)!r} is none)")
+    values["host"] = match["v6"] or match["host"]
+    if match["user"]:
+        values.setdefault("user", match["user"])
+    if match["port"]:
+        values.setdefault("port", int(match["port"]))
+    return Server(name=name, **values)
+
+
+def chosen(servers: Sequence[Server], wanted: str) -> list[Server]:
+    """Return the servers that a rule is pinned to: names or groups, with commas between.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    found = []
+    for name in (word.strip() for word in wanted.split(",")):
+        named = [server for server in servers if server.is_called(name)]
+        if not named:
+            known = sorted({n for s in servers for n in (s.name, *s.groups)})
+            raise ValueError(f"one of the servers or their groups: {', '.join(known)}")
+        found += named
+    return found

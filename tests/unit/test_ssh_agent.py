@@ -1,0 +1,160 @@
+"""The agent of pipen-ssh, in a bash of this machine: what it answers, and to which names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_plugin_pipen_ssh.agent import frame, script
+
+from ..conformance.harness import wait_for
+
+NAMES = ["a b", "new\nline", "$(touch pwned)", "'q' \"d\"", "-x", "*", "é", "\udcff"]
+
+
+class Agent:
+    """An agent, asked by hand."""
+
+    def __init__(self, tree: Path) -> None:
+        self.process = subprocess.Popen(
+            ["/bin/bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
+        )
+        self.count = 0
+        self.events: list[str] = []
+        assert self.process.stdin is not None
+        self.process.stdin.write(script("agent.sh"))
+        while not self.line().startswith("pipen-agent "):
+            pass
+        self.hello = self.ask("hello", "bell", tree, "events", "")
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the agent has ended"
+        return os.fsdecode(line).rstrip("\n")
+
+    def ask(self, operation: str, *fields: object) -> str:
+        """Return verdict and text of the answer."""
+        self.count += 1
+        assert self.process.stdin is not None
+        self.process.stdin.write(frame(operation, self.count, *fields))
+        self.process.stdin.flush()
+        while True:
+            kind, _, text = self.line().partition(" ")
+            if kind == "!":
+                self.events.append(text)
+            elif kind == "=":
+                number, _, answer = text.partition(" ")
+                assert number == str(self.count)
+                return answer
+
+    def next_event(self) -> str:
+        while not self.events:
+            kind, _, text = self.line().partition(" ")
+            if kind == "!":
+                self.events.append(text)
+        return self.events.pop(0)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return tmp_path / "it's a tree"
+
+
+@pytest.fixture
+def agent(tree: Path) -> Iterator[Agent]:
+    agent = Agent(tree)
+    yield agent
+    assert agent.process.stdin is not None
+    agent.process.stdin.close()
+    assert agent.process.wait(10) == 0
+
+
+def test_hello(agent: Agent, tree: Path) -> None:
+    verdict, cores, memory, oom_kills, where = agent.hello.split(" ", 4)
+    assert verdict == "ok"
+    assert int(cores) >= 1
+    assert int(memory) > 100
+    assert int(oom_kills) >= 0
+    assert where == str(tree)
+    assert (tree / "events").stat().st_mode & 0o777 == 0o700
+
+
+def test_tree_that_cannot_be_made() -> None:
+    agent = Agent(Path("/proc/no/tree"))
+    assert agent.hello.startswith("error mkdir: ")
+    assert agent.process.stdin is not None
+    agent.process.stdin.close()
+    agent.process.wait(10)
+
+
+def test_job_from_start_to_end(agent: Agent, tree: Path) -> None:
+    """Arguments of the wrapper, its session, and a ring at its end."""
+    wrapper = tree / "wrapper 'x'"
+    wrapper.write_text(
+        'echo "$1" "$(ps -o sid= -p $$)" > said; until [ -e go ]; do sleep 0.02; done\n'
+        ': > events/k.t.end.3; echo k.t.end.3 1<> "$2"; exit 3\n'
+    )
+    verdict, pid, _ = agent.ask("start", "big1", "wrapper 'x'", "log").split()
+    assert verdict == "ok"
+    assert agent.ask("query", 2, pid, "wrapper 'x'", "1", "wrapper 'x'").split()[2:] == [
+        "running",
+        "gone",
+    ]
+    said = tree / "said"
+    assert wait_for(lambda: said.exists() and said.read_text().split()) == ["big1", pid]
+    (tree / "go").touch()
+    assert agent.next_event() == "k.t.end.3"
+    wait_for(lambda: agent.ask("query", 1, pid, "wrapper 'x'").split()[2:] == ["3"])
+    agent.ask("forget", 1, "k.t.end.3")
+    assert not (tree / "events" / "k.t.end.3").exists()
+
+
+def test_events_that_nobody_heard_are_listed(agent: Agent, tree: Path) -> None:
+    (tree / "events" / "k.t.end.0").touch()
+    assert agent.next_event() == "k.t.end.0"
+
+
+def test_start_that_is_refused(agent: Agent) -> None:
+    answer = agent.ask("start", "big1", "w", "no/such/directory/log")
+    assert answer.startswith("error ")
+    assert "No such file or directory" in answer
+
+
+def test_kill_reaches_the_whole_session(agent: Agent, tree: Path) -> None:
+    (tree / "w").write_text("trap '' TERM; (trap '' TERM; echo > up; sleep 1000) & wait\n")
+    _, pid, _ = agent.ask("start", "s", "w", "log").split()
+    wait_for((tree / "up").exists)
+    begin = time.monotonic()
+    assert agent.ask("kill", 1, 1, pid, "w").split() == ["ok"]
+    assert time.monotonic() - begin < 5
+    assert agent.ask("query", 1, pid, "w").split()[2:] == ["137"]
+
+
+def test_kill_leaves_another_process_with_the_same_id_alone(agent: Agent) -> None:
+    stranger = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    assert agent.ask("kill", 0, 1, stranger.pid, "w").split() == ["ok"]
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def test_names_are_data(agent: Agent, tree: Path) -> None:
+    for name in NAMES:
+        (tree / name).write_text(name, errors="surrogateescape")
+    os.utime(tree / "a b", ns=(1, 1_600_000_000_123_456_789))
+    words = agent.ask("stat", len(NAMES) + 1, *NAMES, "missing").split()
+    assert words[1 : len(NAMES) + 2] == ["+"] * len(NAMES) + ["-"]
+    assert words[len(NAMES) + 2] == "3:1600000000.123456789"
+
+
+def test_claim(agent: Agent, tree: Path) -> None:
+    assert agent.ask("claim", "job/info") == "ok yes", "where there is no job, none will start"
+    (tree / "job").mkdir()
+    assert agent.ask("claim", "job/info") == "ok yes"
+    assert agent.ask("claim", "job/info") == "ok no"

@@ -1,0 +1,179 @@
+"""Files carried by one bash after another transfer, as to a machine: here to this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipen_executors.exceptions import SchedulerError, TransientError
+from snakemake_executor_plugin_pipen_ssh.carrier import Carriers
+from snakemake_executor_plugin_pipen_ssh.transfer import receive, send
+
+NAMES = ["a b", "new\nline", "$(touch pwned)", "'q' \"d\"", "-x", "*", "é", "\udcff"]
+
+
+class Connection:
+    """Makes sessions of this machine, with what is used of asyncssh's."""
+
+    def __init__(self) -> None:
+        self.made: list[asyncio.subprocess.Process] = []
+
+    async def create_process(self, command: str, **_: Any) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_shell(
+            command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        # It ends the process and lets go of its pipes, unread as they may be.
+        process.close = process._transport.close  # type: ignore[attr-defined]
+        self.made.append(process)
+        return process
+
+
+def carried(
+    tree: Path, work: Callable[[Carriers], Awaitable[None]]
+) -> list[asyncio.subprocess.Process]:
+    """Do some work with carriers of a tree; return the sessions that it took."""
+    connection = Connection()
+
+    async def run() -> None:
+        await work(Carriers(connection, str(tree), "big1"))
+        for process in connection.made:
+            if process.returncode is None:
+                assert process.stdin is not None
+                process.stdin.close()
+            await process.wait()
+
+    # The engine's kind of loop, whatever another test has imported.
+    policy = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
+    try:
+        asyncio.run(run())
+    finally:
+        asyncio.set_event_loop_policy(policy)
+    return connection.made
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    path = tmp_path / "here"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    path = tmp_path / "it's a tree"
+    path.mkdir()
+    return path
+
+
+def test_one_session_for_all(here: Path, tree: Path) -> None:
+    """Names are data, and sizes of pieces do not show."""
+    content = {name: os.urandom(3_000_000 if name == "é" else 3) for name in NAMES}
+    for name, data in content.items():
+        (here / name).write_bytes(data)
+
+    async def work(carriers: Carriers) -> None:
+        await send(carriers, {f"d/{name}": f"{here}/{name}" for name in NAMES}, "events/k", [])
+        await receive(carriers, {f"d/{name}": f"{here}/back/{name}" for name in NAMES})
+        await receive(carriers, {"missing": f"{here}/missing"})
+
+    (session,) = carried(tree, work)
+    assert session.returncode == 0
+    for name, data in content.items():
+        assert (tree / "d" / name).read_bytes() == data
+        assert (here / "back" / name).read_bytes() == data
+    assert {path.name for path in here.iterdir()} == {*NAMES, "back"}
+    assert not (tree / "pwned").exists()
+
+
+def test_stale_files_are_removed_first(here: Path, tree: Path) -> None:
+    (tree / "events").mkdir()
+    for name in ("old", "events/k.t.end.0", "events/k2.t.end.0", "kept"):
+        (tree / name).touch()
+    (here / "new").touch()
+
+    async def work(carriers: Carriers) -> None:
+        await send(carriers, {"old/new": f"{here}/new"}, "events/k", ["old", "never"])
+
+    carried(tree, work)
+    there = sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
+    assert there == ["events", "events/k2.t.end.0", "kept", "old", "old/new"]
+
+
+def test_directories_and_named_pipes_are_made(here: Path, tree: Path) -> None:
+    """Also where those of an earlier run lie; a pipe is not read, and does not come back."""
+    os.mkfifo(here / "pipe")
+
+    async def work(carriers: Carriers) -> None:
+        for _ in range(2):
+            await send(carriers, {"d/pipe": f"{here}/pipe"}, "k", [], ["shadow/x"])
+        await receive(carriers, {"d/pipe": f"{here}/back", "shadow/x": f"{here}/x"})
+
+    carried(tree, work)
+    assert (tree / "d" / "pipe").is_fifo()
+    assert (tree / "shadow" / "x").is_dir()
+    assert sorted(os.listdir(here)) == ["pipe", "x"]
+
+
+def test_refusals_do_not_cost_the_session(here: Path, tree: Path) -> None:
+    """The rest of an archive that is not wanted is passed over."""
+    (tree / "file").touch()
+    (here / "large").write_bytes(os.urandom(2_000_000))
+
+    async def work(carriers: Carriers) -> None:
+        with pytest.raises(SchedulerError, match=r"while sending: .*Cannot open.*") as caught:
+            await send(carriers, {"file/below": f"{here}/large"}, "k", [])
+        assert not isinstance(caught.value, TransientError)
+        with pytest.raises(SchedulerError, match=f"{here}/none: No such file or directory"):
+            await send(carriers, {"x": f"{here}/large", "y": f"{here}/none"}, "k", [])
+        await send(carriers, {"large": f"{here}/large"}, "k", [])
+
+    assert len(carried(tree, work)) == 1
+    assert (tree / "large").read_bytes() == (here / "large").read_bytes()
+
+
+def test_transfer_that_is_broken_off_here_costs_the_session(here: Path, tree: Path) -> None:
+    (tree / "large").write_bytes(os.urandom(20_000_000))
+    (here / "file").touch()
+
+    async def work(carriers: Carriers) -> None:
+        with pytest.raises(FileExistsError):
+            await receive(carriers, {"large": f"{here}/file/below"})
+        await receive(carriers, {"large": f"{here}/large"})
+
+    assert len(carried(tree, work)) == 2
+    assert (tree / "large").read_bytes() == (here / "large").read_bytes()
+    assert sorted(os.listdir(here)) == ["file", "large"]
+
+
+def test_session_that_ends_is_a_lost_connection(here: Path, tree: Path) -> None:
+    async def work(carriers: Carriers) -> None:
+        async with carriers.one() as carrier:
+            carrier.close()
+        for attempt in (
+            send(carriers, {"x": str(here)}, "k", []),
+            receive(carriers, {"x": f"{here}/x"}),
+        ):
+            async with carriers.one() as carrier:
+                carrier.close()
+            with pytest.raises(TransientError, match="the connection was lost while "):
+                await attempt
+
+    carried(tree, work)
+    assert os.listdir(here) == []
+
+
+def test_tree_that_is_not_there(tmp_path: Path) -> None:
+    async def work(carriers: Carriers) -> None:
+        with pytest.raises(SchedulerError, match=r"big1 does not run .*No such file"):
+            await receive(carriers, {})
+
+    carried(tmp_path / "none", work)
