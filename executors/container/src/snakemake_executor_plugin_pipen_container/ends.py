@@ -1,0 +1,72 @@
+"""How the job in a container ended, from what its wrapper and its runtime have left."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from pipen_executors.job import Job
+from pipen_executors.jobdir import INFO
+from pipen_executors.states import ExitReason, Outcome, outcome_of
+
+from .parse import Ended
+
+OOM_KILLS: Final = r"""
+if [[ $rc -ne 0 && $pipen_jid == *[!0-9]* ]]; then   # not of the whole machine
+    for pipen_file in memory.events memory/memory.oom_control; do
+        { while read -r pipen_name pipen_value; do
+            [[ $pipen_name == oom_kill ]] && echo "oom_kill=$pipen_value"
+        done < "/sys/fs/cgroup/$pipen_file"; } 2>/dev/null
+    done
+fi"""
+"""Bash that notes how many processes the kernel has killed in the container for want of
+memory (cgroups(7): ``memory.events`` of version 2, ``memory.oom_control`` of version 1).
+Podman's ``OOMKilled`` tells only of the first process."""
+_GIVEN_UP: Final = "given up by a later run"
+
+
+def has_claimed(job: Job) -> bool:
+    """Tell whether the wrapper of a job has come as far as to claim its submission."""
+    return os.path.lexists(job.directory.file(f"{INFO}.{job.token}"))
+
+
+def of_command(job: Job, outcome: Outcome) -> Outcome:
+    """Return how a command failed whose exit status is known: maybe for want of memory."""
+    if int(job.directory.info(job.token).get("oom_kill", "0")) > 0:
+        return Outcome(ExitReason.OUT_OF_MEMORY, outcome.rc, _limit(job))
+    return outcome
+
+
+def of_container(job: Job, end: Ended) -> Outcome:
+    """Return how a container ended whose wrapper ran and has left no word."""
+    outcome = outcome_of(end.rc)
+    if end.out_of_memory:
+        return Outcome(ExitReason.OUT_OF_MEMORY, end.rc, _limit(job))
+    if outcome.reason is ExitReason.SIGNAL:
+        detail = f"{outcome.detail} to the container, not from this run"
+        return Outcome(ExitReason.SIGNAL, end.rc, detail)
+    detail = f"its container ended with exit status {end.rc} {end.error}".strip()
+    return Outcome(ExitReason.LOST, None, detail)
+
+
+def of_start(end: Ended, words: str, user: str | None) -> Outcome:
+    """Return why the wrapper in a container has not come to run.
+
+    Parameters
+    ----------
+    end
+        How the container ended.
+    words
+        What its first command has written.
+    user
+        Who it was in the container, if that was set.
+    """
+    if end.rc == 0 and _GIVEN_UP in words:
+        who = user or f"{os.getuid()}:{os.getgid()}"
+        words = f"the job directory cannot be written in the container as user {who}"
+    return Outcome(ExitReason.LAUNCH_FAILURE, end.rc or None, words or end.error)
+
+
+def _limit(job: Job) -> str:
+    asked = job.spec.resources.mem_mb
+    return f"more than mem_mb={asked}" if asked is not None else "the kernel killed a process"
