@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks local|slurm|sge|page [--runs N] [--only PART …] [--json FILE]``."""
+"""``python -m tests.benchmarks WHAT [--runs N] [--only PART …] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import local, sge, slurm
+from . import container, local, sge, slurm, ssh
 from .environments import ROOT
 from .page import page
 from .tables import Table, as_json, from_json, machine, show
 
 _LOCAL_PARTS = ("independent", "unlimited", "chain", "xqute", "engine", "held")
+_CONTAINER_PARTS = ("podman", "docker")
 _SLURM_PARTS = ("independent", "chain", "held", "faults")
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
         "what",
-        choices=["local", "slurm", "sge", "page"],
+        choices=["local", "slurm", "sge", "ssh", "container", "page"],
         help="page makes all and writes docs/benchmarks.md",
     )
     parser.add_argument("--runs", type=int, default=5, help="repetitions of quick candidates")
@@ -30,7 +31,7 @@ def main() -> None:
         "--only",
         nargs="+",
         default=[],
-        choices=sorted({*_LOCAL_PARTS, *_SLURM_PARTS}),
+        choices=sorted({*_LOCAL_PARTS, *_SLURM_PARTS, *_CONTAINER_PARTS}),
         help="make only these tables",
     )
     parser.add_argument("--json", type=Path, help="also write all single values here")
@@ -62,6 +63,10 @@ def main() -> None:
             tables += slurm.measure(options.runs, options.only)
         if options.what in ("sge", "page"):
             tables += sge.measure(options.runs, options.only)
+        if options.what in ("ssh", "page"):
+            tables += ssh.measure(options.runs, options.only)
+        if options.what in ("container", "page"):
+            tables += container.measure(options.runs, options.only)
     show(tables)
     if options.json:
         _write_json(options.json, facts, tables)

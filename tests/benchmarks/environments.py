@@ -20,7 +20,10 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = ROOT / ".cache" / "benchmarks"
 
-_OURS: Final = ("shared", "executors/local", "executors/slurm", "executors/sge")
+_OURS: Final = (
+    "shared",
+    *(f"executors/{name}" for name in ("local", "slurm", "sge", "ssh", "container")),
+)
 REQUIREMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "snakemake": ("snakemake>=9,<10",),
     "pipen": ("snakemake>=9,<10", *(f"{ROOT}/{part}" for part in _OURS)),

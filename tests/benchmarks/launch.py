@@ -18,7 +18,11 @@ import sys
 import threading
 import time
 
+import psutil
+
 _PR_SET_CHILD_SUBREAPER = 36
+_FAREWELL = 10.0
+"""Seconds for what a command leaves behind; parallel -M leaves connections that never end."""
 
 
 def busy_seconds() -> float:
@@ -26,6 +30,13 @@ def busy_seconds() -> float:
     with open("/proc/stat", encoding="ascii") as stream:
         user, nice, system, _idle, _iowait, irq, softirq = map(int, stream.readline().split()[1:8])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def end_descendants() -> None:
+    """Kill what is still there."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def main() -> None:
@@ -50,6 +61,9 @@ def main() -> None:
     _, status, used = os.wait4(process.pid, 0)
     wall = time.monotonic() - start
     timer.cancel()
+    leave = threading.Timer(_FAREWELL, end_descendants)
+    leave.daemon = True
+    leave.start()
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()

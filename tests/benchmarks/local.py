@@ -177,6 +177,22 @@ def engine_time(runs: int, places: Places) -> Table:
     )
 
 
+def history(runs: int, places: Places) -> Table:
+    """Measure what the history and all that is drawn from it cost a run."""
+    more = ("--jobs", "8", *_UNHINDERED, "--pipen-local-history")
+    results = alternate(
+        [
+            Candidate("without a history", _pipen(*more, "no"), variables("pipen")),
+            Candidate("with a history", _pipen(*more, "yes"), variables("pipen")),
+        ],
+        workflows.independent(1000),
+        workflows.outputs(1000),
+        places,
+        runs,
+    )
+    return compare("local-history", "1,000 trivial jobs with and without a history", results)
+
+
 def held(places: Places) -> Table:
     """Measure what 2,000 running jobs cost while nothing happens."""
     workflow = workflows.independent(_MANY, "echo >> started; exec sleep 900")
@@ -257,6 +273,7 @@ def measure(runs: int, only: Sequence[str] = ()) -> list[Table]:
         "unlimited": lambda places: unlimited(runs, places),
         "chain": lambda places: chained(runs, places),
         "xqute": lambda places: beside_xqute(runs, places),
+        "history": lambda places: history(runs, places),
         "engine": lambda places: engine_time(runs, places),
         "held": held,
     }

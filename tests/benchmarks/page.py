@@ -26,10 +26,16 @@ python -m tests.benchmarks local --runs 5
 python -m tests.benchmarks slurm --only independent chain --json slurm.json
 ```
 
-It needs Linux and a package index, for Slurm also Debian and root; it makes its environments
+It needs Linux and a package index, for the clusters also Debian and root; it makes its environments
 itself, below `.cache/`.
 """
-_SECTIONS = (("local", "pipen-local"), ("slurm", "pipen-slurm"))
+_SECTIONS = (
+    ("local", "pipen-local"),
+    ("slurm", "pipen-slurm"),
+    ("sge", "pipen-sge"),
+    ("ssh", "pipen-ssh"),
+    ("container", "pipen-container"),
+)
 
 
 def page(facts: Mapping[str, str], tables: Sequence[Table], conditions: str = "") -> str:

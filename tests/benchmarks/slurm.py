@@ -132,7 +132,11 @@ def independent(bench: Bench, runs: int) -> Table:
 
 
 def chained(bench: Bench, runs: int) -> Table:
-    """Measure a chain of 6 trivial jobs."""
+    """Measure a chain of 6 trivial jobs.
+
+    A job of sbatch starts when slurmctld next looks at its queue: its main scheduler once in
+    a second, backfill every ``bf_interval`` seconds (slurm.conf(5), SchedulerParameters).
+    """
     bare = {
         "sbatch --dependency, no Snakemake": _DEPENDENT.format(count=6),
         "sbatch one after the other, no Snakemake": _ONE_BY_ONE.format(count=6),
@@ -145,7 +149,13 @@ def chained(bench: Bench, runs: int) -> Table:
         runs,
         around=bench.counting,
     )
-    return compare("slurm-chain", "A chain of 6 trivial jobs", results, commands=True)
+    interval = bench.cluster.settings.bf_interval
+    return compare(
+        f"slurm-chain-{interval}",
+        f"A chain of 6 trivial jobs, bf_interval={interval}",
+        results,
+        commands=True,
+    )
 
 
 def held(bench: Bench) -> Table:
@@ -258,14 +268,20 @@ def measure(runs: int, only: Sequence[str] = ()) -> list[Table]:
         "held": held,
         "faults": faults,
     }
+    # The shortest interval there is shows what of a chain's time is the scheduler's.
+    clusters: dict[int, Sequence[str]] = {5: list(parts), 1: ["chain"]}
     tables = []
-    with Places() as places, SlurmCluster(default_location=True) as cluster:
-        bench = Bench(cluster, places)
-        release = "{}.{:02}".format(*cluster.release())
-        for name, part in parts.items():
-            if not only or name in only:
-                print(f"slurm: {name}", file=sys.stderr, flush=True)
-                tables.append(part(bench))
+    for bf_interval, names in clusters.items():
+        chosen = [name for name in names if not only or name in only]
+        if not chosen:
+            continue
+        cluster = SlurmCluster(default_location=True, bf_interval=bf_interval)
+        with Places() as places, cluster:
+            bench = Bench(cluster, places)
+            release = "{}.{:02}".format(*cluster.release())
+            for name in chosen:
+                print(f"slurm: {name}, bf_interval={bf_interval}", file=sys.stderr, flush=True)
+                tables.append(parts[name](bench))
     shown = {
         **versions("pipen", "snakemake"),
         **versions("slurm-plugin", "snakemake-executor-plugin-slurm"),
