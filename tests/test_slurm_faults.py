@@ -713,6 +713,25 @@ def test_interrupt(each_site: Site) -> None:
 # -- how often Slurm is asked ----------------------------------------------------------
 
 
+def test_interrupt_ends_what_has_left_the_process_tree(site: Site) -> None:
+    """A command deaf to TERM whose shell is gone: proctrack/linuxproc does not find it any more.
+
+    Slurm ends the wrapper after KillWait (5 s here), which has to be done by then.
+    """
+    workflow = site.workflow(
+        """
+        rule deaf:
+            output: "deaf.out"
+            shell: "(trap '' TERM INT; touch started; sleep 60; sleep 60; touch {output}) & wait"
+        """
+    )
+    process = workflow.start()
+    started(process, workflow, "started")
+    process.interrupt()
+    process.wait(60).failed()
+    workflow.assert_nothing_runs()
+
+
 def test_commands_for_60_jobs(each_site: Site) -> None:
     counted = each_site.counting()
     workflow = each_site.workflow(

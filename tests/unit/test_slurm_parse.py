@@ -336,6 +336,10 @@ def test_configuration(release: str) -> None:
     assert parse.largest_array(config | {"SchedulerParameters": "a,max_array_tasks=50,b=1"}) == 50
     assert parse.largest_array({"MaxArraySize": "0"}) == 1
     assert parse.largest_array({}) == 1001
+    assert parse.kill_grace(config, 10.0) == 2.0
+    assert parse.kill_grace({"KillWait": "30 sec"}, 10.0) == 10.0
+    assert parse.kill_grace({"KillWait": "2 sec"}, 10.0) == 1.0
+    assert parse.kill_grace({}, 10.0) == 10.0
 
 
 def test_arrays_are_cancelled_as_arrays(release: str) -> None:

@@ -189,6 +189,28 @@ def test_what_is_ending_is_not_killed(tmp_path: Path) -> None:
     assert (tmp_path / "tidied").exists()
 
 
+def test_a_respawned_snakemake_is_told_once(tmp_path: Path) -> None:
+    """Where a scheduler tells all processes, its handler must not be interrupted by itself."""
+    counts = """
+        my $told = 0;
+        $SIG{TERM} = sub { $told = 1; open F, ">>", "told"; print F "once\\n"; close F };
+        open F, ">", "started"; sleep 1 until $told;
+        select undef, undef, undef, 0.2
+    """
+    until_it_is_gone = (
+        'sleep() { while kill -0 -- "-$pipen_child" 2>/dev/null; do command sleep 0.02; done; }'
+    )
+    script = f"exec perl -e {shlex.quote(counts)}\n"
+    path = wrapper(tmp_path, script, direct=False, prescript=until_it_is_gone)
+    process = subprocess.Popen(["/bin/bash", str(path)], stdin=subprocess.DEVNULL)
+    wait_for((tmp_path / "started").exists, "its start")
+    for member in psutil.Process(process.pid).children(recursive=True):
+        member.terminate()
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    assert (tmp_path / "told").read_text() == "once\n"
+
+
 def test_told_to_end_while_the_command_is_being_started(tmp_path: Path) -> None:
     """The wrapper knows of no command yet, and nobody else looks for one."""
     prescript = 'set() { builtin set "$@"; [[ $1 != -m ]] || kill -s TERM $$; }'

@@ -201,7 +201,8 @@ pipen_on_signal() {
     pipen_caught=$1
     if [[ $pipen_stage != command ]]; then exit 143; fi
     # Told later if the command is just being started.
-    [[ -n $pipen_child ]] && kill -s "$1" -- "-$pipen_child" 2>/dev/null
+    [[ -n $pipen_child ]] || return
+    @PAUSE@kill -s "$1" -- "-$pipen_child" 2>/dev/null
 }
 trap pipen_finish EXIT
 for pipen_signal in TERM INT HUP XCPU; do trap "pipen_on_signal $pipen_signal" "$pipen_signal"; done
@@ -214,6 +215,11 @@ done
 echo @RUNNING@ > "$pipen_dir/job.status"
 @TELL_START@
 """
+
+# Whoever signals all processes of a job has told the command already. A Snakemake that is told
+# once more while it deals with the first SIGTERM blocks for good: its handler takes a lock that
+# is not reentrant.
+_PAUSE: Final = "sleep 0.5; "
 
 _RUN: Final = r"""
 # The command gets its own process group, to be ended as a whole. Job control also
@@ -339,6 +345,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@FAILED@", str(JobState.FAILED.value))
         .replace("@AFTER@", _after(spec.postscript, context.end))
         .replace("@GRACE@", str(math.ceil(context.kill_grace)))
+        .replace("@PAUSE@", "" if spec.direct else _PAUSE)
         .replace("@SWEEP@", "" if context.sweep else "[[ -z $pipen_caught ]] && ")
         .replace("@TELL_START@", _TELL_START if context.tell_start else "")
         .replace("@NOTES@", context.end_notes)

@@ -271,6 +271,16 @@ def largest_array(config: Mapping[str, str]) -> int:
     return min((int(limit) for limit in limits if limit.isdigit()), default=1001) or 1
 
 
+def kill_grace(config: Mapping[str, str], most: float) -> float:
+    """Return the seconds from TERM to KILL that let a wrapper finish before Slurm's own KILL.
+
+    Slurm may not find what has left the process tree of a job (proctrack/linuxproc), but ends
+    the wrapper, which does, KillWait seconds after the TERM (slurm.conf(5)).
+    """
+    wait = config.get("KillWait", "").partition(" ")[0]
+    return max(1.0, min(most, float(wait) - 3.0)) if wait.isdigit() else most
+
+
 def compress(jids: Iterable[str], whole: Mapping[str, int]) -> list[str]:
     """Name jobs in as few words as scancel(1) allows: arrays as arrays.
 

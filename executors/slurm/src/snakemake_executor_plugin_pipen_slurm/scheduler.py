@@ -92,9 +92,11 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         return self.likeness_of(job, self.options_of(job.spec))
 
     async def start(self) -> None:
-        """Make the directory for slurmstepd's messages."""
+        """Make the directory for slurmstepd's messages; hear how long a cancelled job has."""
         os.makedirs(f"{self.workdir}/.slurm", mode=0o700, exist_ok=True)
         await super().start()
+        with contextlib.suppress(SchedulerError):  # the first submission will say it
+            self.kill_grace = parse.kill_grace(await self._slurm.configuration(), self.kill_grace)
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         """Submit one job, or several as an array.
