@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -88,3 +89,16 @@ def test_signals_still_reach_the_command(tmp_path: Path) -> None:
     assert wrapper.wait(timeout=10) == 143
     assert (tmp_path / "told").exists()
     wait_until(lambda: not in_session(wrapper.pid), "the end of all processes", timeout=5)
+
+
+def test_killed_at_any_moment_of_the_start(tmp_path: Path) -> None:
+    """Also between the start of the command and the guard's hearing of it."""
+    for moment in range(40):
+        directory = tmp_path / str(moment)
+        directory.mkdir()
+        wrapper = start(directory, SCRIPT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            wrapper.wait(timeout=moment / 1000)
+        os.killpg(wrapper.pid, signal.SIGKILL)
+        wrapper.wait()
+        wait_until(lambda pid=wrapper.pid: not in_session(pid), "the end of all", timeout=20)  # type: ignore[misc]

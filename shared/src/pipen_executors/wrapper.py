@@ -137,6 +137,10 @@ while IFS=: read -r _ pipen_line pipen_file; do
     break
 done 2>/dev/null < /proc/self/cgroup
 
+# How long a cancelled command has: what was submitted may know that the scheduler gives less.
+pipen_grace=${PIPEN_KILL_GRACE:-@GRACE@}
+unset PIPEN_KILL_GRACE
+
 pipen_stage=start pipen_caught= pipen_theirs= rc=
 pipen_child= pipen_watchdog= pipen_meter= pipen_guard_PID=
 # End what has left the command's process group, where this shell leads a session of its
@@ -154,7 +158,7 @@ pipen_end_session() {
 # at once: a second Snakemake is at that moment removing half an output. With thousands of jobs
 # on a node /proc cannot be read for that: a zombie counts as running until init has taken it.
 pipen_await_command() {
-    local pipen_until=$((SECONDS + @GRACE@)) pipen_pause=0.1
+    local pipen_until=$((SECONDS + pipen_grace)) pipen_pause=0.1
     while kill -0 -- "-$pipen_child" 2>/dev/null && ((SECONDS <= pipen_until)); do
         sleep "$pipen_pause"
         if [[ $pipen_pause == 0.1 ]]; then pipen_pause=0.4; else pipen_pause=1; fi
@@ -201,8 +205,16 @@ pipen_on_signal() {
     pipen_caught=$1
     if [[ $pipen_stage != command ]]; then exit 143; fi
     # Told later if the command is just being started.
-    [[ -n $pipen_child ]] || return
-    @PAUSE@kill -s "$1" -- "-$pipen_child" 2>/dev/null
+    [[ -n $pipen_child ]] && pipen_tell_command
+}
+# What was started this very moment may be told while it is still a copy of this shell, which
+# forgets it when it lets go of this shell's traps: such a command is told again.
+pipen_tell_command() {
+    @PAUSE@kill -s "$pipen_caught" -- "-$pipen_child" 2>/dev/null
+    if ((SECONDS - pipen_begun <= 1)); then
+        sleep 0.3
+        kill -s "$pipen_caught" -- "-$pipen_child" 2>/dev/null
+    fi
 }
 trap pipen_finish EXIT
 for pipen_signal in TERM INT HUP XCPU; do trap "pipen_on_signal $pipen_signal" "$pipen_signal"; done
@@ -226,14 +238,15 @@ _RUN: Final = r"""
 # keeps SIGINT and SIGQUIT at their defaults, which bash ignores in background jobs.
 pipen_stage=command
 set -m
+@GUARD@pipen_begun=$SECONDS
 if [[ $cmd == "$pipen_cmd" ]]; then
-    exec "${pipen_argv[@]}" &
+    @GO@exec "${pipen_argv[@]}"@GONE@ &
 else
-    eval "$cmd" &
+    @GO@eval "$cmd"@GONE@ &
 fi
 pipen_child=$!
-[[ -n $pipen_caught ]] && kill -s "$pipen_caught" -- "-$pipen_child"
-@METER@@WATCHDOG@@GUARD@set +m
+@GUARDED@[[ -n $pipen_caught ]] && pipen_tell_command
+@METER@@WATCHDOG@@ALL_GUARDED@set +m
 while :; do
     pipen_before=$pipen_caught
     wait "$pipen_child" 2>/dev/null   # bash's remark on a killed job is not the job's
@@ -262,12 +275,29 @@ _WATCHDOG: Final = r"""(
 pipen_watchdog=$!
 """
 
-# A pipe that only the wrapper can write to: it is at its end when the wrapper is gone.
+# A pipe that only the wrapper can write to: it is at its end when the wrapper is gone. The
+# command begins when the guard has heard of it, so that at no moment it runs unguarded.
 _GUARD: Final = r"""coproc pipen_guard {
-    read -r || kill -s KILL -- "-$pipen_child" ${pipen_watchdog:+"-$pipen_watchdog"} \
-        ${pipen_meter:+"-$pipen_meter"}
+    trap '' TERM INT HUP
+    pipen_guarded=()
+    while read -r; do
+        pipen_guarded+=("-$REPLY")
+        echo
+    done
+    kill -s KILL -- "${pipen_guarded[@]}"
+} 2>/dev/null
+exec {pipen_go}<&"${pipen_guard[0]}"
+pipen_let_guard() {
+    trap '' PIPE
+    echo "$1" >&"${pipen_guard[1]}"
+    trap - PIPE
 } 2>/dev/null
 """
+_GO: Final = '{ read -r <&"$pipen_go" || exit 143; exec {pipen_go}<&-; '
+_GUARDED: Final = '[[ -z $pipen_caught ]] && pipen_let_guard "$pipen_child"\n'
+_ALL_GUARDED: Final = (
+    'for pipen_pid in $pipen_watchdog $pipen_meter; do pipen_let_guard "$pipen_pid"; done\n'
+)
 
 # What the prescript changed in the shell and the wrapper relies on: an EXIT trap of its own
 # is kept for the end.
@@ -388,6 +418,10 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@METERED@", meter.END if spec.measured else "")
         .replace("@WATCHDOG@", watchdog)
         .replace("@GUARD@", _GUARD if context.guard else "")
+        .replace("@GO@", _GO if context.guard else "")
+        .replace("@GONE@", "; }" if context.guard else "")
+        .replace("@GUARDED@", _GUARDED if context.guard else "")
+        .replace("@ALL_GUARDED@", _ALL_GUARDED if context.guard else "")
     )
     return "\n".join(line for line in lines if line) + "\n"
 

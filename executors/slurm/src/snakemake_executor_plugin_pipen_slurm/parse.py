@@ -6,6 +6,7 @@ and later.
 
 from __future__ import annotations
 
+import math
 import pwd
 import re
 import signal
@@ -271,14 +272,14 @@ def largest_array(config: Mapping[str, str]) -> int:
     return min((int(limit) for limit in limits if limit.isdigit()), default=1001) or 1
 
 
-def kill_grace(config: Mapping[str, str], most: float) -> float:
+def kill_grace(config: Mapping[str, str], most: float) -> int:
     """Return the seconds from TERM to KILL that let a wrapper finish before Slurm's own KILL.
 
     Slurm may not find what has left the process tree of a job (proctrack/linuxproc), but ends
     the wrapper, which does, KillWait seconds after the TERM (slurm.conf(5)).
     """
     wait = config.get("KillWait", "").partition(" ")[0]
-    return max(1.0, min(most, float(wait) - 3.0)) if wait.isdigit() else most
+    return max(1, math.ceil(min(most, int(wait) - 3) if wait.isdigit() else most))
 
 
 def compress(jids: Iterable[str], whole: Mapping[str, int]) -> list[str]:

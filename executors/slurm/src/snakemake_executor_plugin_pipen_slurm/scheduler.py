@@ -92,18 +92,18 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         return self.likeness_of(job, self.options_of(job.spec))
 
     async def start(self) -> None:
-        """Make the directory for slurmstepd's messages; hear how long a cancelled job has."""
+        """Make the directory for slurmstepd's messages."""
         os.makedirs(f"{self.workdir}/.slurm", mode=0o700, exist_ok=True)
         await super().start()
-        with contextlib.suppress(SchedulerError):  # the first submission will say it
-            self.kill_grace = parse.kill_grace(await self._slurm.configuration(), self.kill_grace)
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         """Submit one job, or several as an array.
 
         Where Slurm takes no more of them, arrays become smaller, and grow again.
         """
-        largest = parse.largest_array(await self._slurm.configuration())
+        site = await self._slurm.configuration()
+        largest = parse.largest_array(site)
+        self._submissions.kill_grace = parse.kill_grace(site, self.kill_grace)
         answers: dict[Job, str | SchedulerError] = {}
         rest = list(jobs)
         while rest:

@@ -18,7 +18,7 @@ _STUB = """#!/bin/bash
 pipen_wrappers=(
 {wrappers}
 )
-export PIPEN_SLURM_CLUSTER={cluster}
+export PIPEN_KILL_GRACE={grace} PIPEN_SLURM_CLUSTER={cluster}
 exec /bin/bash "${{pipen_wrappers[${{SLURM_ARRAY_TASK_ID:-0}}]}}"
 """
 
@@ -38,7 +38,11 @@ class Submissions:
     ----------
     array_sizes
         Number of tasks of each array, by its id.
+    kill_grace
+        Seconds that a cancelled command has before its wrapper kills it.
     """
+
+    kill_grace = 10
 
     def __init__(self, slurm: Commands) -> None:
         self._slurm = slurm
@@ -84,6 +88,7 @@ class Submissions:
             comment = f"{options.get('comment', own.pop('comment'))} ({mark})"
             stub = _STUB.format(
                 wrappers="\n".join(map(shlex.quote, wrappers)),
+                grace=self.kill_grace,
                 cluster='";$SLURM_CLUSTER_NAME"' if clusters else "",
             )
             try:
