@@ -222,6 +222,15 @@ def test_told_to_end_while_the_command_is_being_started(tmp_path: Path) -> None:
     assert not [words for words in commands if script in words]
 
 
+def test_told_to_end_after_the_command(tmp_path: Path) -> None:
+    """A command that was told first may have missed to pass it on to what it just started."""
+    path = wrapper(tmp_path, "sleep 600 & echo $! > left; kill -s TERM $$\n")
+    assert run(path) == 143
+    left = int((tmp_path / "left").read_text())
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+    assert "stage=command signal=\n" in (path.parent / "job.info.token").read_text()
+
+
 def test_what_is_ending_after_a_timeout_is_not_killed(tmp_path: Path) -> None:
     assert run(wrapper(tmp_path, TIDY, timeout=1)) == 124
     assert (tmp_path / "tidied").exists()

@@ -171,7 +171,10 @@ pipen_finish() {
     [[ -n $pipen_watchdog ]] && kill -s KILL -- "-$pipen_watchdog" 2>/dev/null
     [[ -n $pipen_meter ]] && kill -s KILL -- "-$pipen_meter" 2>/dev/null
     if [[ $pipen_stage == command ]]; then
-        if [[ -n $pipen_caught || -e $pipen_dir/job.timedout ]]; then
+        # Who tells all processes may have reached the command before this shell, and missed what
+        # it was just starting.
+        [[ -z $pipen_caught && $rc -eq 143 ]] && kill -s TERM -- "-$pipen_child" 2>/dev/null
+        if [[ -n $pipen_caught || $rc -eq 143 || -e $pipen_dir/job.timedout ]]; then
             pipen_await_command
             kill -s KILL -- "-$pipen_child" 2>/dev/null   # what the command left running
             @SWEEP@pipen_end_session
