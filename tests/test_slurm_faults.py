@@ -463,7 +463,11 @@ def test_interrupt_while_the_controller_hangs(bare_site: Site) -> None:
 
 
 def database_away(site: Site, seconds: float) -> None:
-    """Reasons that slurmctld knows are told; who cancelled is what only accounting knows."""
+    """Reasons that slurmctld knows are told; who cancelled is what only accounting knows.
+
+    Done when slurmctld has found slurmdbd again, for which it takes its time, so that the tests
+    that follow have accounting.
+    """
     workflow = site.workflow(CHAIN)
     process = workflow.start("--keep-going")
     process.wait_for(lambda: len(workflow.lines("effects")) == 2, "the start of two jobs")
@@ -471,7 +475,8 @@ def database_away(site: Site, seconds: float) -> None:
     back = threading.Timer(seconds, site.cluster.start_dbd)
     back.start()
     try:
-        site.cluster.cancel(wait_jid(process, workflow, "other"))
+        jid = wait_jid(process, workflow, "other")
+        site.cluster.cancel(jid)
         reported(process, "other")
         workflow.file("go")
         result = process.wait().failed()
@@ -479,6 +484,8 @@ def database_away(site: Site, seconds: float) -> None:
         back.join()
     assert workflow.exists("second")
     assert result.failure("other").message.startswith("cancelled"), result.text
+    ask = ("sacct", "--allocations", "--noheader", "--format=State%30", f"--jobs={jid}")
+    wait_for(lambda: "CANCELLED by" in site.cluster.run(*ask).stdout, "its record", timeout=120)
 
 
 def test_database_away(site: Site) -> None:
