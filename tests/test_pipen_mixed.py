@@ -477,7 +477,7 @@ class TestOnSlurm(ConformanceBase):
         process.interrupt()
         process.wait().failed().has("3 jobs have been cancelled")
         workflow.assert_nothing_runs()
-        assert cluster.run("squeue", "--noheader").stdout.strip() == ""
+        cluster.wait_idle()  # a cancelled job is listed as CG until its node has cleaned up
 
 
 @pytest.mark.ssh
