@@ -1,10 +1,9 @@
 """Jobs on machines that are reached over ssh.
 
 Each machine has one connection, and on it one agent (``agent.sh``), which starts, looks
-after and ends all jobs of the machine and tells of their ends. A job's id is
-``<pid>@<server>``: the wrapper's process id, which is its session's too. Jobs go on while
-a connection is lost, or Snakemake is gone. Where machines do not see the files of this one,
-see :mod:`.sending`.
+after and ends all jobs of the machine (:mod:`.sessions`) and tells of their ends. Jobs go on
+while a connection is lost, or Snakemake is gone. Where machines do not see the files of this
+one, see :mod:`.sending`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
-from pipen_executors.states import ExitReason, JobState, Outcome, Presence, Report
+from pipen_executors.states import JobState, Outcome, Presence, Report
 
 from . import ends
 from .access import Access
@@ -29,6 +28,7 @@ from .fleet import Fleet
 from .host import Host
 from .placement import Room
 from .servers import Server
+from .sessions import RemoteSessions, server_of
 
 _OCCUPYING: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
 
@@ -38,14 +38,6 @@ exit "$rc" """
 """Bash that rings at the end of a job. The pipe is opened for reading too, so that this does
 not wait for somebody to listen (fifo(7)); it cannot be full, as it takes the rings of some
 hundred jobs (pipe(7)) and no job is started while nobody listens."""
-
-
-def _pid(job: Job) -> str:
-    return job.jid.partition("@")[0]
-
-
-def _server(job: Job) -> str:
-    return job.jid.partition("@")[2]
 
 
 class SshScheduler(SchedulerPostInit, XquteSshScheduler):
@@ -82,7 +74,11 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
         super(XquteSshScheduler, self).__init__(workdir)
         self._told: asyncio.Queue[str] = asyncio.Queue()
         self.placed: dict[Job, Host] = {}
-        self._statuses: dict[Job, int] = {}
+        self._sessions = RemoteSessions(
+            self.host_of,
+            lambda job: self.seen(job.directory.path),
+            f"job.wrapped.{self.name}",
+        )
         self._warn = warn
         self._access = access
         self._fleet = Fleet(map(self._make_host, servers), self._make_host, warn)
@@ -150,15 +146,7 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
         SchedulerError
             If there is none of that name.
         """
-        return self._fleet.named(_server(job))
-
-    def _by_host(self, jobs: Sequence[Job]) -> dict[Host, list[Job]]:
-        """Divide jobs by their machines; what has an id that is none is left out."""
-        found: dict[Host, list[Job]] = {}
-        for job in jobs:
-            with contextlib.suppress(SchedulerError):
-                found.setdefault(self.host_of(job), []).append(job)
-        return found
+        return self._fleet.named(server_of(job))
 
     # -- calls ---------------------------------------------------------------------------
 
@@ -190,24 +178,11 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
             If this machine is to be asked again.
         """
         try:
-            return await self.start_on(host, job)
+            return await self._sessions.start(host, job)
         except TransientError as error:
             if job.directory.claim(job.token):
                 return self.elsewhere(error)
         return job.directory.info(job.token).get("jid") or f"0@{host.name}"
-
-    async def start_on(self, host: Host, job: Job) -> str:
-        """Let the agent of a machine start a job; return its id."""
-        directory = self.seen(job.directory.path)
-        self._statuses.pop(job, None)
-        answer = await host.ask("start", host.name, self._wrapper(job), f"{directory}/job.stderr")
-        pid, oom_kills = answer.split()
-        host.oom_kills = int(oom_kills)
-        return f"{pid}@{host.name}"
-
-    def _wrapper(self, job: Job) -> str:
-        """Return the wrapper of a job as its machine knows it."""
-        return f"{self.seen(job.directory.path)}/job.wrapped.{self.name}"
 
     def elsewhere(self, error: TransientError) -> TransientError:
         """Let a job that has not started be placed anew, and soon."""
@@ -216,75 +191,26 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
 
     async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
         """Ask each machine for its jobs; those of one that is away go on, until it is lost."""
-        reports: dict[Job, Report] = {}
-        by_host = self._by_host(jobs)
-        answers = await asyncio.gather(*(self._query(h, some) for h, some in by_host.items()))
-        for answer in answers:
-            reports |= answer
+        reports = await self._sessions.query(jobs)
+        for job, report in reports.items():
+            if report.presence is Presence.RUNNING:
+                self.placed.setdefault(job, self.host_of(job))  # taken up
         return reports
-
-    async def _query(self, host: Host, jobs: Sequence[Job]) -> dict[Job, Report]:
-        running = Report(Presence.RUNNING)
-        try:
-            words = (await self._ask_about(host, jobs, "query")).split()[1:]
-        except TransientError:
-            if host.is_lost:
-                detail = f"host lost: {host.trouble}"
-                running = Report(
-                    Presence.RUNNING, outcome=Outcome(ExitReason.NODE_FAILURE, detail=detail)
-                )
-            words = ["running"] * len(jobs)
-        reports = {}
-        for job, word in zip(jobs, words, strict=True):
-            if word == "running":
-                self.placed.setdefault(job, host)  # taken up
-                reports[job] = running
-            else:
-                reports[job] = Report(Presence.GONE)
-                if word != "gone":
-                    self._statuses[job] = int(word)
-        return reports
-
-    async def _ask_about(
-        self, host: Host, jobs: Sequence[Job], operation: str, *first: object
-    ) -> str:
-        fields: list[object] = [*first, len(jobs)]
-        for job in jobs:
-            fields += [_pid(job), self._wrapper(job)]
-        return await host.ask(operation, *fields)
 
     async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome]:
         """Say what the machine's kernel says: a signal, or its out-of-memory killer."""
-        outcomes = {}
-        for job in jobs:
-            outcome = ends.of_signal(job, self._statuses.get(job))
-            if outcome is None:
-                continue
-            host = self.host_of(job)
-            if ends.may_be_memory(outcome) and host.is_here and await self._oom_kills_grew(host):
-                outcome = ends.out_of_memory(outcome, host.name)
-            outcomes[job] = outcome
-        return outcomes
-
-    async def _oom_kills_grew(self, host: Host) -> bool:
-        return int(await host.ask("query", 0)) > host.oom_kills
+        return await self._sessions.explain(jobs)
 
     def judge(self, job: Job, outcome: Outcome) -> Outcome:
         """Say which rule needs Snakemake on the machine, and why, where that is missing."""
-        return ends.of_command(job, outcome, _server(job))
+        return ends.of_command(job, outcome, server_of(job))
 
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
         """End whole sessions: TERM, and KILL after the grace time.
 
         On a machine that is lost they are ended if it comes back.
         """
-        asked = []
-        for host, some in self._by_host(jobs).items():
-            if host.is_lost:
-                host.given_up += [(_pid(job), self._wrapper(job)) for job in some]
-            else:
-                asked.append(self._ask_about(host, some, "kill", round(self.kill_grace)))
-        await asyncio.gather(*asked)
+        await self._sessions.kill(jobs, self.kill_grace)
 
     # -- ends ----------------------------------------------------------------------------
 
@@ -307,7 +233,7 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
     def forget(self, job: Job) -> None:
         """Drop what is known of a job that has ended."""
         self.placed.pop(job, None)
-        self._statuses.pop(job, None)
+        self._sessions.forget(job)
 
     # -- the wrapper -----------------------------------------------------------------------
 

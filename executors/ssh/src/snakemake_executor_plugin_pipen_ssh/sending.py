@@ -130,7 +130,7 @@ class SendingSshScheduler(SshScheduler):
             except TransientError as error:
                 return self.elsewhere(error)
         try:
-            jid: str | TransientError = await self.start_on(host, job)
+            jid: str | TransientError = await self._sessions.start(host, job)
         except TransientError as error:
             if not host.is_lost:
                 self._unclear.add(job)

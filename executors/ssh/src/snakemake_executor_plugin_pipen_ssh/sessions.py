@@ -1,0 +1,150 @@
+"""The jobs on their machines: started, asked about and ended by the agents.
+
+A job is a session there. Its id is ``<pid>@<server>``: the process id of its wrapper, which is
+the session's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+
+from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.job import Job
+from pipen_executors.states import ExitReason, Outcome, Presence, Report
+
+from . import ends
+from .host import Host
+
+
+def server_of(job: Job) -> str:
+    """Return the name of the machine that a job was submitted to."""
+    return job.jid.partition("@")[2]
+
+
+def _pid(job: Job) -> str:
+    return job.jid.partition("@")[0]
+
+
+class RemoteSessions:
+    """The sessions of all jobs.
+
+    Parameters
+    ----------
+    host_of
+        Returns the machine of a job; raises :class:`SchedulerError` if it has none.
+    directory
+        Returns the job directory as its machine knows it.
+    wrapper
+        Name of the wrapper there.
+    """
+
+    def __init__(
+        self,
+        host_of: Callable[[Job], Host],
+        directory: Callable[[Job], str],
+        wrapper: str,
+    ) -> None:
+        self._host_of = host_of
+        self._directory = directory
+        self._wrapper_name = wrapper
+        self._statuses: dict[Job, int] = {}
+
+    def _wrapper(self, job: Job) -> str:
+        return f"{self._directory(job)}/{self._wrapper_name}"
+
+    async def start(self, host: Host, job: Job) -> str:
+        """Start a job on a machine; return its id.
+
+        Raises
+        ------
+        SchedulerError
+            If it cannot be started there.
+        TransientError
+            If the machine is away, or goes away meanwhile: it may have been started.
+        """
+        self._statuses.pop(job, None)
+        answer = await host.ask(
+            "start", host.name, self._wrapper(job), f"{self._directory(job)}/job.stderr"
+        )
+        pid, oom_kills = answer.split()
+        host.oom_kills = int(oom_kills)
+        return f"{pid}@{host.name}"
+
+    async def query(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
+        """Ask each machine for its jobs; those of one that is away go on, until it is lost."""
+        reports: dict[Job, Report] = {}
+        by_host = self._by_host(jobs)
+        answers = await asyncio.gather(*(self._query(h, some) for h, some in by_host.items()))
+        for answer in answers:
+            reports |= answer
+        return reports
+
+    async def _query(self, host: Host, jobs: Sequence[Job]) -> dict[Job, Report]:
+        try:
+            words = (await self._ask(host, jobs, "query")).split()[1:]
+        except TransientError:
+            lost = None
+            if host.is_lost:
+                lost = Outcome(ExitReason.NODE_FAILURE, detail=f"host lost: {host.trouble}")
+            return dict.fromkeys(jobs, Report(Presence.RUNNING, outcome=lost))
+        reports = {}
+        for job, word in zip(jobs, words, strict=True):
+            reports[job] = Report(Presence.RUNNING if word == "running" else Presence.GONE)
+            if word not in ("running", "gone"):
+                self._statuses[job] = int(word)
+        return reports
+
+    async def explain(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome]:
+        """Say what the machine's kernel says: a signal, or its out-of-memory killer."""
+        outcomes = {}
+        for job in jobs:
+            outcome = ends.of_signal(job, self._statuses.get(job))
+            if outcome is None:
+                continue
+            host = self._host_of(job)
+            if ends.may_be_memory(outcome) and host.is_here and await _oom_kills_grew(host):
+                outcome = ends.out_of_memory(outcome, host.name)
+            outcomes[job] = outcome
+        return outcomes
+
+    async def kill(self, jobs: Sequence[Job], grace: float) -> None:
+        """End sessions: TERM, and KILL after the grace time in seconds.
+
+        On a machine that is lost they are ended if it comes back.
+
+        Raises
+        ------
+        TransientError
+            If a machine is away.
+        """
+        asked = []
+        for host, some in self._by_host(jobs).items():
+            if host.is_lost:
+                host.given_up += [(_pid(job), self._wrapper(job)) for job in some]
+            else:
+                asked.append(self._ask(host, some, "kill", round(grace)))
+        await asyncio.gather(*asked)
+
+    def forget(self, job: Job) -> None:
+        """Drop what is known of a job that has ended."""
+        self._statuses.pop(job, None)
+
+    def _by_host(self, jobs: Sequence[Job]) -> dict[Host, list[Job]]:
+        """Divide jobs by their machines; what has an id that is none is left out."""
+        found: dict[Host, list[Job]] = {}
+        for job in jobs:
+            with contextlib.suppress(SchedulerError):
+                found.setdefault(self._host_of(job), []).append(job)
+        return found
+
+    async def _ask(self, host: Host, jobs: Sequence[Job], operation: str, *first: object) -> str:
+        fields: list[object] = [*first, len(jobs)]
+        for job in jobs:
+            fields += [_pid(job), self._wrapper(job)]
+        return await host.ask(operation, *fields)
+
+
+async def _oom_kills_grew(host: Host) -> bool:
+    return int(await host.ask("query", 0)) > host.oom_kills
