@@ -184,9 +184,7 @@ def test_options() -> None:
 
 def test_command_lines() -> None:
     mounts = [Mount('/a,b "c"', "/x"), Mount("/d", "/e", False)]
-    words = run_words(
-        mounts, {"l": "1"}, {"init": True}, ["--tty"], "im:1", ["/bin/bash", "-l", "w"]
-    )
+    words = run_words(mounts, ["l=1"], {"init": True}, ["--tty"], "im:1", ["/bin/bash", "-l", "w"])
     assert words[-6:] == ["--init", "--tty", "--entrypoint=/bin/bash", "im:1", "-l", "w"]
     assert '--mount=type=bind,"source=/a,b ""c""",target=/x' in words
     assert "--mount=type=bind,source=/d,target=/e,readonly" in words

@@ -66,3 +66,19 @@ def image_of(spec: JobSpec, config: Config) -> str:
         return image_name(image, config.kind)
     except ValueError as error:
         raise SettingError(where, image, str(error)) from None
+
+
+def check_python(spec: JobSpec, config: Config) -> None:
+    """Check that a job has the Python that runs Snakemake, if it needs it.
+
+    Raises
+    ------
+    UserError
+        If that is not in its container.
+    """
+    if spec.python_for and not config.python:
+        raise UserError(
+            f"Rule {spec.rule} needs the Python that runs Snakemake ({spec.python_for}), "
+            f"which is not in its container. Set --{config.prefix}-python to 'host' to have it "
+            "mounted, or make the rule one of the localrules, which run outside containers."
+        )

@@ -42,6 +42,12 @@ _LEADER: Final = (
 """Tells the wrapper the number of the session, which is this shell's and then Apptainer's."""
 
 
+def container_name(text: str, token: str) -> str:
+    """Return the name of a container: what a person tells it by, and the submission's token."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", text)
+    return f"{name[:100].lstrip('_.-') or 'pipen'}-{token}"
+
+
 def checked_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return options as the runtimes spell them.
 
@@ -115,14 +121,14 @@ def _as_csv(words: Sequence[str]) -> str:
 
 def run_words(
     mounts: Sequence[Mount],
-    labels: Mapping[str, str],
+    labels: Sequence[str],
     options: Mapping[str, Any],
     bin_args: Sequence[str],
     image: str,
     argv: Sequence[str],
 ) -> list[str]:
     """Return what follows ``run --detach`` of Docker or Podman, and the container's name."""
-    words = [f"--label={name}={value}" for name, value in labels.items()]
+    words = [f"--label={label}" for label in labels]
     # Without it, SELinux keeps a container from all files of the user; elsewhere it is nothing.
     words.append("--security-opt=label=disable")
     words.append("--stop-signal=SIGTERM")

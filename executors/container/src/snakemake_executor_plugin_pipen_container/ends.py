@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from pipen_executors.exceptions import SchedulerError
 from pipen_executors.job import Job
 from pipen_executors.jobdir import INFO
 from pipen_executors.states import ExitReason, Outcome, outcome_of
@@ -47,6 +48,24 @@ def of_container(job: Job, end: Ended) -> Outcome:
         return Outcome(ExitReason.SIGNAL, end.rc, detail)
     detail = f"its container ended with exit status {end.rc} {end.error}".strip()
     return Outcome(ExitReason.LOST, None, detail)
+
+
+def of_refusal(error: SchedulerError, image: str, entrypoint: str, setting: str) -> SchedulerError:
+    """Name the image of which a runtime says only that it cannot start a program in it.
+
+    Parameters
+    ----------
+    error
+        What the runtime said.
+    image, entrypoint
+        The image, and the program.
+    setting
+        Where another program can be given.
+    """
+    if error.reason is ExitReason.LAUNCH_FAILURE and entrypoint in str(error):
+        hint = f"image {image} cannot run {entrypoint} ({setting})"
+        return SchedulerError(f"{hint}: {error}", error.reason)
+    return error
 
 
 def of_start(end: Ended, words: str, user: str | None) -> Outcome:

@@ -13,12 +13,8 @@ that is mounted into each container; the kernel is the same, so inotify tells at
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import re
-import secrets
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
 from xqute.schedulers.container_scheduler import ContainerScheduler as XquteContainerScheduler
@@ -29,21 +25,22 @@ from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.sessions import Sessions
 from pipen_executors.settings import ENVIRONMENT_AT_IMPORT
 from pipen_executors.spec import JobSpec
-from pipen_executors.states import (
-    ExitReason,
-    JobState,
-    Outcome,
-    Presence,
-    Report,
-    outcome_of,
-)
+from pipen_executors.states import JobState, Outcome, Presence, Report
 
-from . import ends, parse
+from . import endings, ends, parse
 from .commands import Containers
-from .config import Config, image_of
-from .directives import apptainer_words, checked_options, limits, ownership, run_words
+from .config import Config, check_python, image_of
+from .directives import (
+    apptainer_words,
+    checked_options,
+    container_name,
+    limits,
+    ownership,
+    run_words,
+)
 from .images import Images, SifFiles, Store
-from .mounts import is_below
+from .inside import beginning, extend_path, working_directory
+from .labels import Labels
 from .tidy import Tidier
 
 
@@ -82,8 +79,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         self.kind = config.kind
         self._containers = Containers(config.bin, config.kind)
         self._sifs = SifFiles.below(config.bin, Path(workdir))
-        self._root = hashlib.sha256(os.fsencode(os.path.realpath(workdir))).hexdigest()[:12]
-        self._run = secrets.token_hex(4)
+        self._labels = Labels.of_run(workdir)
         self._sessions = Sessions()
         self._names: dict[str, str] = {}
         self._tidier = Tidier(self._containers, wanted=config.remove)
@@ -102,7 +98,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         self._facts = parse.Facts(False, os.cpu_count() or 1, frozenset())
         if self.kind != "apptainer":
             self._facts = await self._containers.facts()
-            await self._tidier.sweep(f"pipen.root={self._root}")
+            await self._tidier.sweep(self._labels.root)
         store: Store = self._sifs if self.kind == "apptainer" else self._containers
         self._images = Images(store, config.pull, config.tell)
 
@@ -110,7 +106,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         """Remove the containers of this run that have ended."""
         await self._images.close()
         if self.kind != "apptainer":
-            await self._tidier.close(f"pipen.run={self._run}")
+            await self._tidier.close(self._labels.run)
         await super().stop()
 
     # -- checks --------------------------------------------------------------------------
@@ -121,13 +117,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         if spec.on_host:
             return
         image_of(spec, self._config)
-        if spec.python_for and not self._config.python:
-            raise UserError(
-                f"Rule {spec.rule} needs the Python that runs Snakemake ({spec.python_for}), "
-                f"which is not in its container. Set --{self._config.prefix}-python to 'host' to "
-                "have it mounted, or make the rule one of the localrules, which run outside "
-                "containers."
-            )
+        check_python(spec, self._config)
 
     # -- submission ----------------------------------------------------------------------
 
@@ -166,17 +156,14 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
             **limits(spec, self.kind, self._facts, enforce=config.enforce),
             **options,
         }
-        labels = {
-            "pipen.root": self._root,
-            "pipen.run": self._run,
-            "pipen.job": f"{spec.rule} {spec.label}",
-        }
+        labels = self._labels.of_job(spec)
         words = run_words(mounts, labels, options, config.bin_args, image, argv)
         return await self._start(job, words, image)
 
     async def _start(self, job: Job, words: Sequence[str], image: str) -> str:
         """Start a container; return its name."""
-        name, key = self._name_of(job), job.spec.key
+        name = container_name(f"{self.jobname_prefix}-{job.spec.rule}", job.token)
+        key = job.spec.key
         self._tidier.discard(self._names.pop(key, ""))  # of an earlier attempt
         self._names[key] = name
         try:
@@ -184,24 +171,12 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         except TransientError:
             raise
         except SchedulerError as error:
-            raise self._say_more(error, image) from None
+            setting = f"--{self._config.prefix}-entrypoint"
+            raise ends.of_refusal(error, image, self._config.entrypoint[0], setting) from None
         return name
-
-    def _name_of(self, job: Job) -> str:
-        """Return the name of the container of a job's current attempt."""
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{self.jobname_prefix}-{job.spec.rule}")
-        return f"{name[:100].lstrip('_.-') or 'pipen'}-{job.token}"
 
     def _is_unwanted(self, job: Job) -> bool:
         return job.state is JobState.KILLING or job.state.is_final
-
-    def _say_more(self, error: SchedulerError, image: str) -> SchedulerError:
-        """Name the image of which a runtime says only that it cannot start a program in it."""
-        entrypoint = self._config.entrypoint[0]
-        if error.reason is ExitReason.LAUNCH_FAILURE and entrypoint in str(error):
-            hint = f"image {image} cannot run {entrypoint} (--{self._config.prefix}-entrypoint)"
-            return SchedulerError(f"{hint}: {error}", error.reason)
-        return error
 
     def forget(self, job: Job) -> None:
         """Have the container of a job that has ended removed."""
@@ -214,43 +189,22 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
 
     async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
         """Ask for all containers of this directory with one ``ps``."""
-        contained = [job for job in jobs if not job.jid.isdigit()]
-        reports = dict(self._sessions.query([job for job in jobs if job.jid.isdigit()]))
+        sessions, contained = _divided(jobs)
+        reports = dict(self._sessions.query(sessions))
         if contained:
-            there = await self._containers.running(f"pipen.root={self._root}")
+            there = await self._containers.running(self._labels.root)
             for job in contained:
                 runs = there.get(job.jid, False)
                 reports[job] = Report(Presence.RUNNING if runs else Presence.GONE)
         return reports
 
     async def explain_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Outcome]:
-        """Say how jobs ended: the wrapper's notes, then the runtime with one ``inspect``."""
-        sessions = [job for job in jobs if job.jid.isdigit()]
-        outcomes = self._sessions.explain(sessions)
-        for job in sessions:
-            if not job.spec.on_host and not ends.has_claimed(job) and self._sessions.status(job):
-                words = " ".join(job.directory.tail("job.stderr", 5))
-                outcomes[job] = Outcome(
-                    ExitReason.LAUNCH_FAILURE, self._sessions.status(job), words
-                )
-        contained = [job for job in jobs if not job.jid.isdigit()]
-        silent = [job for job in contained if job.directory.rc() is None]
-        known = await self._containers.ends([job.jid for job in silent]) if silent else {}
-        for job in contained:
-            if job not in silent:
-                outcomes[job] = self.judge(job, outcome_of(job.directory.rc() or 0))
-            elif job.jid in known:
-                outcomes[job] = await self._explain_end(job, known[job.jid])
-            else:
-                outcomes[job] = Outcome(ExitReason.LOST, None, "somebody has removed its container")
-        return outcomes
-
-    async def _explain_end(self, job: Job, end: parse.Ended) -> Outcome:
-        """Say how a container ended whose wrapper has left no word."""
-        if ends.has_claimed(job):
-            return ends.of_container(job, end)
-        words = await self._containers.last_words(job.jid)
-        return ends.of_start(end, words, self._config.user)
+        """Say how jobs ended: sessions by the kernel, containers by their runtime."""
+        sessions, contained = _divided(jobs)
+        outcomes = endings.of_sessions(sessions, self._sessions)
+        return outcomes | await endings.of_containers(
+            contained, self._containers, self._config.user
+        )
 
     def judge(self, job: Job, outcome: Outcome) -> Outcome:
         """Tell a command of which the kernel has killed a process for want of memory."""
@@ -260,40 +214,37 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
 
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
         """End containers with one ``stop``, which addresses them and not their clients."""
-        names = [job.jid for job in jobs if not job.jid.isdigit()]
-        sessions = self._sessions.kill([job for job in jobs if job.jid.isdigit()], self.kill_grace)
-        if names:
-            await asyncio.gather(sessions, self._containers.stop(names, self.kill_grace))
-        else:
-            await sessions
+        sessions, contained = _divided(jobs)
+        ending: list[Awaitable[None]] = [self._sessions.kill(sessions, self.kill_grace)]
+        if contained:
+            names = [job.jid for job in contained]
+            ending.append(self._containers.stop(names, self.kill_grace))
+        await asyncio.gather(*ending)
 
     # -- the wrapper -------------------------------------------------------------------------
 
     def cwd_seen(self, job: Job) -> str:
         """Return the path at which a job sees its working directory."""
-        volume, cwd = self._config.cwd_volume, job.spec.cwd
-        if volume is None or job.spec.on_host or not is_below(cwd, [volume.source]):
-            return cwd
-        below = os.path.relpath(cwd, volume.source)
-        return os.path.normpath(os.path.join(volume.target, below))
+        cwd = job.spec.cwd
+        return cwd if job.spec.on_host else working_directory(cwd, self._config.cwd_volume)
 
     def job_environment(self, job: Job) -> str:
         """Return bash that exports variables; what was added to PATH is added to the image's."""
         code = super().job_environment(job)
-        changed, here = job.spec.env.get("PATH") or "", ENVIRONMENT_AT_IMPORT.get("PATH", "")
-        before, found, behind = changed.partition(here) if here else ("", "", "")
-        if job.spec.on_host or not found:
+        if job.spec.on_host:
             return code
-        return code.replace(
-            f"export PATH={shlex.quote(changed)}",
-            f'export PATH={shlex.quote(before)}"$PATH"{shlex.quote(behind)}',
-        )
+        wanted, here = job.spec.env.get("PATH") or "", ENVIRONMENT_AT_IMPORT.get("PATH", "")
+        return extend_path(code, wanted, here)
 
     def jobcmd_init(self, job: Job) -> str:
         """Return bash that tells where named volumes are, and gives a home to who has none."""
+        from_hooks = super().jobcmd_init(job)
         if job.spec.on_host:
-            return super().jobcmd_init(job)
-        volumes = self._config.surroundings.volumes
-        lines = [f"export {v.name}={shlex.quote(v.target)}" for v in volumes if v.name]
-        lines.append("[[ -w ${HOME:-/} ]] || export HOME=${TMPDIR:-/tmp}")
-        return "\n".join([*lines, super().jobcmd_init(job)])
+            return from_hooks
+        return "\n".join([beginning(self._config.surroundings.volumes), from_hooks])
+
+
+def _divided(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    """Return which jobs are sessions and which are containers."""
+    sessions = [job for job in jobs if job.jid.isdigit()]
+    return sessions, [job for job in jobs if not job.jid.isdigit()]
