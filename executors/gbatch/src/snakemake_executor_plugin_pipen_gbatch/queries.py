@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from google.cloud import batch_v1
 
@@ -28,18 +28,15 @@ class Queries:
         Of the Batch API.
     files
         Tells whether jobs have been heard of.
-
-    Attributes
-    ----------
     in_doubt
-        Jobs of Batch some of whose tasks were asked to end while others go on.
+        Jobs of Batch some of whose tasks were asked to end while others go on; grows.
     """
 
-    def __init__(self, calls: Calls, files: Transfer) -> None:
+    def __init__(self, calls: Calls, files: Transfer, in_doubt: Set[str]) -> None:
         self._calls = calls
         self._files = files
         self._behind: set[str] = set()
-        self.in_doubt: set[str] = set()
+        self._in_doubt = in_doubt
 
     async def ask(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
         """Return how jobs stand; those that Batch does not know are left out."""
@@ -72,7 +69,7 @@ class Queries:
             for base, count in active.items()
             if base in known and ends.is_behind(known[base], count)
         }
-        doubtful = self.in_doubt & active.keys()
+        doubtful = set(self._in_doubt & active.keys())
         if not self._files.heard:
             doubtful |= behind & self._behind
         self._files.heard = False

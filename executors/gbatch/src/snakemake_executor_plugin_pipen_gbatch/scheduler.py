@@ -7,12 +7,10 @@ job, up when it is submitted and down when it ends.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,10 @@ from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
 from pipen_executors.states import Outcome, Report
 
-from . import endings, ends, jobs, message
+from . import endings, jobs, message
 from .bucket import Place
 from .calls import Calls
+from .cancelling import Cancelling
 from .mounts import Mounts
 from .options import job_table, request_of
 from .queries import Queries
@@ -96,7 +95,6 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
         self._run = secrets.token_hex(4)
         self._label = hashlib.sha256(f"{workdir} {place}".encode()).hexdigest()[:16]
         self._root = mounts.path(place)
-        self._open: Counter[str] = Counter()
 
     # -- life ------------------------------------------------------------------------------
 
@@ -105,7 +103,8 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
         self._post_init_called = True  # xqute's sets up its own use of the bucket
         self._calls = Calls(self.project, self.location)
         self._files = Transfer(Place(self._address, self.project), str(self.workdir))
-        self._queries = Queries(self._calls, self._files)
+        self._cancelling = Cancelling(self._calls, self._files)
+        self._queries = Queries(self._calls, self._files, self._cancelling.in_doubt)
         await self._files.start()
         await self._calls.jobs("pipen-run", self._run)
 
@@ -172,7 +171,7 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
         for job, jid in jids.items():
             job.directory.write("job.jid", jid)
         await self._calls.create(base, message.job_message(table))
-        self._open[base] = len(jobs_)
+        self._cancelling.has_begun(base, len(jobs_))
         return jids
 
     async def claim(self, job: Job) -> bool:
@@ -201,9 +200,7 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
     def forget(self, job: Job) -> None:
         """Remove the files of a job that has ended from the bucket."""
         base = jobs.Jid.parse(job.jid).job if job.jid else ""
-        if base in self._open:
-            self._open[base] -= 1
-        self._files.forget(job, None if self._open.get(base, 1) else base)
+        self._files.forget(job, base if self._cancelling.has_ended(base) else None)
 
     # -- queries -----------------------------------------------------------------------------
 
@@ -220,45 +217,8 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
     # -- cancellation --------------------------------------------------------------------------
 
     async def kill_jobs(self, jobs_: Sequence[Job]) -> None:
-        """Cancel jobs of Batch; where some of its tasks go on, ask the others to end.
-
-        Raises
-        ------
-        SchedulerError
-            Naming those that Batch did not cancel, and why.
-        """
-        wanted: dict[str, list[Job]] = {}
-        for job in jobs_:
-            wanted.setdefault(jobs.Jid.parse(job.jid).job, []).append(job)
-        results = await asyncio.gather(
-            *(self._kill(base, members) for base, members in wanted.items()),
-            return_exceptions=True,
-        )
-        failed = [
-            (base, error)
-            for base, error in zip(wanted, results, strict=True)
-            if isinstance(error, BaseException)
-        ]
-        for _, error in failed:
-            if isinstance(error, TransientError) or not isinstance(error, SchedulerError):
-                raise error
-        if failed:
-            raise SchedulerError("; ".join(f"{base}: {error}" for base, error in failed))
-
-    async def _kill(self, base: str, members: Sequence[Job]) -> None:
-        if len(members) >= await self._going_on(base, members):
-            await self._calls.cancel(base)
-            return
-        self._queries.in_doubt.add(base)
-        await self._files.ask_to_end(members, base)
-
-    async def _going_on(self, base: str, members: Sequence[Job]) -> int:
-        """Return how many tasks of a job may be going on."""
-        if jobs.Jid.parse(members[0].jid).alone:
-            return 1
-        if base in self._open:
-            return self._open[base]
-        return sum(map(ends.goes_on, (await self._calls.tasks(base)).values()))  # of another run
+        """Cancel jobs of Batch; where some of its tasks go on, ask the others to end."""
+        await self._cancelling.cancel(jobs_)
 
     # -- the wrapper -----------------------------------------------------------------------------
 
