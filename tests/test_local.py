@@ -164,7 +164,8 @@ class TestProcesses(ConformanceBase):
                 shell: "sleep 60 & touch {output}"
             """
         )
-        assert workflow.run(timeout=30).ok().seconds < 20
+        workflow.run().ok()
+        assert workflow.processes(), "it goes on when the run has ended"
 
     def test_jobs_survive_kill_and_hang_up(self, workflow: Workflow) -> None:
         workflow.snakefile(

@@ -233,7 +233,6 @@ def test_job_that_can_never_run(cell: SgeCell, workflow: Workflow) -> None:
         message = result.failure(name).message
         assert message.startswith("could not be submitted: no queue could ever run it"), message
     assert 'job requests unknown queue "nosuch.q"' in result.failure("queue").message
-    assert result.seconds < 30
     cell.wait_idle(timeout=10)
 
 

@@ -174,7 +174,6 @@ class TestLostMachines:
         workflow.snakefile(HELD)
         result = workflow.run().failed()
         result.has("ssh cannot be used", "big1", "big2")
-        assert result.seconds < 30
 
     def test_all_machines_are_lost(self, workflow: Workflow, hosts: SshHosts) -> None:
         """What waits fails too, and is not waited for for ever."""

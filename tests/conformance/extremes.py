@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from .base import ConformanceBase
@@ -148,9 +146,7 @@ class Extremes(ConformanceBase):
             """
         )
         arguments = ("--max-jobs-per-timespan", "10000/1s", "--scheduler", "greedy", "--quiet")
-        started = time.monotonic()
-        workflow.run(*arguments, "all", jobs=50, timeout=300).ok()
+        workflow.run(*arguments, "all", jobs=50, timeout=240).ok()
         assert len(list(workflow.path("out").iterdir())) == 2000
-        assert time.monotonic() - started < 240 * self.backend.slowness
         assert workflow.read("out/1999") == "1999\n"
         workflow.dry_run().has("Nothing to be done")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,9 +129,7 @@ def test_kill_reaches_the_whole_session(agent: Agent, tree: Path) -> None:
     (tree / "w").write_text("trap '' TERM; (trap '' TERM; echo > up; sleep 1000) & wait\n")
     _, pid, _ = agent.ask("start", "s", "w", "log").split()
     wait_for((tree / "up").exists)
-    begin = time.monotonic()
     assert agent.ask("kill", 1, 1, pid, "w").split() == ["ok"]
-    assert time.monotonic() - begin < 5
     assert agent.ask("query", 1, pid, "w").split()[2:] == ["137"]
 
 
