@@ -105,7 +105,7 @@ def test_error_state_is_a_failure_with_grid_engines_words(
         why = "open output file" if failure.rule == "single" else "chdir to /nonexistent"
         assert failure.message.startswith("could not be started on the node"), failure.text
         assert f"can't {why}" in failure.message
-    cell.wait_idle(timeout=10)
+    cell.wait_idle()
 
 
 def test_deleted_while_it_waited(cell: SgeCell, workflow: Workflow) -> None:
@@ -187,7 +187,7 @@ def test_exit_codes_that_mean_something_to_grid_engine(cell: SgeCell, workflow: 
     for name in names:
         assert result.failure(name).message == f"the command failed, exit status {name[1:]}"
         assert workflow.lines(f"{name}.log") == ["x"]
-    cell.wait_idle(timeout=10)
+    cell.wait_idle()
 
 
 def test_node_without_a_word(workflow: Workflow) -> None:
@@ -233,7 +233,7 @@ def test_job_that_can_never_run(cell: SgeCell, workflow: Workflow) -> None:
         message = result.failure(name).message
         assert message.startswith("could not be submitted: no queue could ever run it"), message
     assert 'job requests unknown queue "nosuch.q"' in result.failure("queue").message
-    cell.wait_idle(timeout=10)
+    cell.wait_idle()
 
 
 def test_requests_that_qsub_does_not_know_to_be_right(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_requests_that_qsub_does_not_know_to_be_right(tmp_path: Path) -> None:
         ):
             message = result.failure(name).message
             assert message.startswith(never + why), message
-        cell.wait_idle(timeout=10)
+        cell.wait_idle()
 
 
 def test_options_are_checked_before_the_first_job(workflow: Workflow) -> None:
@@ -423,7 +423,7 @@ def test_qmaster_away_when_all_is_to_be_deleted(own_cell: SgeCell, workflow: Wor
     own_cell.start_qmaster()
     process.wait(90).failed()
     workflow.assert_nothing_runs()
-    own_cell.wait_idle(timeout=10)
+    own_cell.wait_idle()
 
 
 @pytest.mark.slow
@@ -527,7 +527,7 @@ def test_kill_and_run_again(cell: SgeCell, workflow: Workflow) -> None:
     again.wait(120).ok()
     ran = Counter({n: len(workflow.lines(f"ran.{n}")) for n in range(20)})
     assert set(ran.values()) == {1}, ran
-    cell.wait_idle(timeout=20)
+    cell.wait_idle()
 
 
 @pytest.mark.parametrize("user", [None, TEST_USER], ids=["root", "user"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -180,7 +181,7 @@ class Failures(ConformanceBase):
             """
             rule a:
                 output: "a.out"
-                shell: "touch {output}; echo $$ > pid; echo $PPID > wrapper; sleep 60"
+                shell: "touch {output}; echo $$ > pid; echo $PPID > wrapper; exec sleep 60"
             """
         )
         process = workflow.start()
@@ -194,7 +195,8 @@ class Failures(ConformanceBase):
     def kill_wrapper(self, workflow: Workflow) -> None:
         """Send SIGKILL to the wrapper of the job of rule ``a``, and end what it leaves."""
         os.kill(int(workflow.read("wrapper")), signal.SIGKILL)
-        os.kill(int(workflow.read("pid")), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # ended by the wrapper's guard
+            os.kill(int(workflow.read("pid")), signal.SIGKILL)
 
     def test_no_space_to_write_results(self, workflow: Workflow) -> None:
         """Files that a job removes from its own directory do not turn failure into success."""

@@ -68,7 +68,7 @@ def test_halt_cancels_the_rest(run: Run) -> None:
 def test_scheduler_with_a_bug_does_not_hang_the_run(run: Run) -> None:
     run.scheduler.bug = RuntimeError("a bug in somebody's scheduler class")
     run.submit(run.spec("a", ":\n"))
-    wait_for(lambda: run.broken or run.ended, "the report", timeout=10)
+    wait_for(lambda: run.broken or run.ended, "the report")
     run.close()
 
 

@@ -68,7 +68,7 @@ def test_command_ends_with_its_wrapper(tmp_path: Path, timeout: float) -> None:
     wait_until((tmp_path / "pid").exists, "the command's start")
     os.killpg(wrapper.pid, signal.SIGKILL)
     wrapper.wait()
-    wait_until(lambda: not in_session(wrapper.pid), "the end of all processes", timeout=5)
+    wait_until(lambda: not in_session(wrapper.pid), "the end of all processes")
     assert not (tmp_path / "job.rc").exists()
 
 
@@ -90,7 +90,7 @@ def test_signals_still_reach_the_command(tmp_path: Path) -> None:
     wrapper.terminate()
     assert wrapper.wait(timeout=10) == 143
     assert (tmp_path / "told").exists()
-    wait_until(lambda: not in_session(wrapper.pid), "the end of all processes", timeout=5)
+    wait_until(lambda: not in_session(wrapper.pid), "the end of all processes")
 
 
 def test_killed_before_the_guard_has_heard_of_the_command(tmp_path: Path) -> None:
