@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import io
 import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from snakemake_executor_plugin_pipen_ssh.transfer import _Arrival, _unpack
+from snakemake_executor_plugin_pipen_ssh.carrier import Carriers
+from snakemake_executor_plugin_pipen_ssh.transfer import _Arrival, _unpack, receive
 
 
 def archive(*members: tuple[str, bytes, str]) -> bytes:
@@ -78,3 +84,32 @@ def test_stream_that_breaks_off(tmp_path: Path, at: int) -> None:
 def test_what_was_not_asked_for(tmp_path: Path, members: list[tuple[str, bytes, str]]) -> None:
     with pytest.raises(tarfile.TarError):
         unpack(archive(*members), {"a": tmp_path / "a"})
+
+
+def test_cancelled_fetch_leaves_no_complaint(tmp_path: Path) -> None:
+    """Ctrl-C: what the thread says of a stream that ended is of no interest to anybody."""
+    complaints: list[dict[str, Any]] = []
+
+    class Silent:
+        @contextlib.asynccontextmanager
+        async def one(self) -> AsyncIterator[Silent]:
+            yield self
+
+        async def get(self, names: list[str], archive: asyncio.StreamWriter) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+        fetch = asyncio.create_task(receive(cast(Carriers, Silent()), {"a": str(tmp_path / "a")}))
+        await begun.wait()
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        del fetch
+        gc.collect()
+
+    begun = asyncio.Event()
+    asyncio.run(work())
+    assert complaints == []
+    assert list(tmp_path.iterdir()) == []

@@ -187,7 +187,8 @@ class Transfer:
             names.append(USAGE)
         while True:
             found = await self._place.get(f"{below}/{name}" for name in names)
-            if rc is None or f"{below}/job.stderr" in found or loop.time() > deadline:
+            whole = found.keys() >= {f"{below}/{name}" for name in _WRITTEN}
+            if rc is None or whole or loop.time() > deadline:
                 break
             await asyncio.sleep(0.3)
         if rc == 0:  # known without asking for more files

@@ -141,7 +141,7 @@ async def _thread(
     finally:
         writer.close()  # lets the thread come to its end
         await asyncio.wait([thread])
-    problem = thread.exception()
+        problem = thread.exception()  # asyncio reports one that nobody asked for
     if isinstance(problem, SchedulerError | OSError) and not isinstance(problem, BrokenPipeError):
         raise problem
     if lost is not None:
