@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -458,7 +457,7 @@ def test_interrupt_while_the_controller_hangs(bare_site: Site) -> None:
     assert in_queue(bare_site) == set()
 
 
-def database_away(site: Site, seconds: float) -> None:
+def test_database_away(site: Site) -> None:
     """Reasons that slurmctld knows are told; who cancelled is what only accounting knows.
 
     Done when slurmctld has found slurmdbd again, for which it takes its time, so that the tests
@@ -468,8 +467,6 @@ def database_away(site: Site, seconds: float) -> None:
     process = workflow.start("--keep-going")
     process.wait_for(lambda: len(workflow.lines("effects")) == 2, "the start of two jobs")
     site.cluster.stop_dbd()
-    back = threading.Timer(seconds, site.cluster.start_dbd)
-    back.start()
     try:
         jid = wait_jid(process, workflow, "other")
         site.cluster.cancel(jid)
@@ -477,20 +474,11 @@ def database_away(site: Site, seconds: float) -> None:
         workflow.file("go")
         result = process.wait().failed()
     finally:
-        back.join()
+        site.cluster.start_dbd()
     assert workflow.exists("second")
     assert result.failure("other").message.startswith("cancelled"), result.text
     ask = ("sacct", "--allocations", "--noheader", "--format=State%30", f"--jobs={jid}")
     wait_for(lambda: "CANCELLED by" in site.cluster.run(*ask).stdout, "its record", timeout=120)
-
-
-def test_database_away(site: Site) -> None:
-    database_away(site, 5)
-
-
-@pytest.mark.slow
-def test_database_away_for_a_minute(site: Site) -> None:
-    database_away(site, 60)
 
 
 # -- submission ------------------------------------------------------------------------

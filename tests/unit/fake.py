@@ -22,6 +22,8 @@ from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
 from pipen_executors.states import Presence, Report
 
+from .specs import job_spec
+
 
 class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
     """Counts the calls; ``refuse`` and ``absent`` make the next ones fail."""
@@ -138,17 +140,7 @@ class Run:
 
     def spec(self, rule: str, script: str, **more: object) -> JobSpec:
         """Return the specification of a job that runs a script with bash."""
-        return JobSpec(
-            rule=rule,
-            wildcards={},
-            products=(rule,),
-            jobid="1",
-            argv=("/bin/bash",),
-            script=script,
-            cwd=str(self.root),
-            base=str(self.root),
-            **more,  # type: ignore[arg-type]
-        )
+        return job_spec(rule, cwd=str(self.root), products=(rule,), script=script, **more)
 
     def submit(self, *specs: JobSpec) -> list[Job]:
         """Hand jobs to the engine."""

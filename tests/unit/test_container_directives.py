@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,23 +20,14 @@ from snakemake_executor_plugin_pipen_container.images import image_name
 from snakemake_executor_plugin_pipen_container.mounts import Mount, Surroundings, parse_volume
 from snakemake_executor_plugin_pipen_container.parse import Facts
 
+from .specs import job_spec
+
 FACTS = Facts(False, 8, frozenset({"cpus", "memory"}))
 
 
-def job(cwd: str = "/w", **changes: object) -> JobSpec:
-    resources = Resources(**changes.pop("resources", {}))  # type: ignore[arg-type]
-    changes.setdefault("products", ())
-    return JobSpec(
-        rule="r",
-        wildcards={},
-        jobid="1",
-        argv=("/bin/bash",),
-        script="",
-        cwd=cwd,
-        base=cwd,
-        resources=resources,
-        **changes,  # type: ignore[arg-type]
-    )
+def job(cwd: str = "/w", **changes: Any) -> JobSpec:
+    resources = Resources(**changes.pop("resources", {}))
+    return job_spec(cwd=cwd, resources=resources, **changes)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from snakemake_executor_plugin_pipen_gbatch.request import Request, read_options
 from snakemake_executor_plugin_pipen_gbatch.runnables import runnables_of
 from snakemake_executor_plugin_pipen_gbatch.values import parse_labels, parse_secrets
 
+from .specs import job_spec
+
 NOTHING = Request()
 
 
@@ -25,15 +27,10 @@ def a_spec(options: dict[str, Any] | None = None, **resources: Any) -> JobSpec:
         for name in ("threads", "mem_mb", "disk_mb", "runtime", "gpus")
         if name in resources
     }
-    return JobSpec(
-        rule="align",
-        wildcards={},
+    return job_spec(
+        "align",
         products=("out",),
-        jobid="1",
         argv=(),
-        script="",
-        cwd="/",
-        base="/",
         resources=Resources(**neutral, extra=resources),
         options=options or {},
     )

@@ -13,18 +13,12 @@ from hypothesis import strategies as st
 from pipen_executors.jobdir import EVENTS, JobDir, prepare_root
 from pipen_executors.spec import JobSpec
 
+from .specs import job_spec
 
-def a_spec(rule: str = "a", **more: object) -> JobSpec:
-    values: dict[str, object] = {
-        "wildcards": {"sample": "s 1"},
-        "products": ("out/s 1",),
-        "jobid": "1",
-        "argv": ("/bin/bash",),
-        "script": "true\n",
-        "cwd": "/",
-        "base": "/",
-    }
-    return JobSpec(rule=rule, **{**values, **more})  # type: ignore[arg-type]
+
+def a_spec(rule: str = "a", **more: Any) -> JobSpec:
+    values = {"wildcards": {"sample": "s 1"}, "products": ("out/s 1",), "script": "true\n"}
+    return job_spec(rule, **values | more)
 
 
 def test_same_directory_in_every_run(tmp_path: Path) -> None:

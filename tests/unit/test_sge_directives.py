@@ -17,6 +17,8 @@ from snakemake_executor_plugin_pipen_sge.directives import (
     resource_names,
 )
 
+from .specs import job_spec
+
 SMP = Site(environment="smp")
 
 
@@ -25,15 +27,7 @@ def spec(
 ) -> JobSpec:
     """Return a job that asks for something."""
     known = {name: resources.pop(name, None) for name in ("runtime", "gpus", "disk_mb")}
-    return JobSpec(
-        rule="r",
-        wildcards={},
-        products=(),
-        jobid="1",
-        argv=(),
-        script="",
-        cwd="/",
-        base="/",
+    return job_spec(
         resources=Resources(threads=threads, mem_mb=mem_mb, extra=resources, **known),
         options=parse_options(options),
     )

@@ -11,6 +11,8 @@ from pipen_executors.spec import JobSpec, Resources
 from pipen_executors.units import parse_options
 from snakemake_executor_plugin_pipen_slurm.directives import command_line, sbatch_options
 
+from .specs import job_spec
+
 
 def spec(
     options: dict[str, Any] | str | None = None,
@@ -30,18 +32,7 @@ def spec(
         extra=extra,
         defaulted=frozenset(defaulted),
     )
-    return JobSpec(
-        rule="a",
-        wildcards={},
-        products=("out",),
-        jobid="1",
-        argv=("/bin/bash",),
-        script="",
-        cwd="/",
-        base="/",
-        resources=resources,
-        options=parse_options(options or {}),
-    )
+    return job_spec("a", resources=resources, options=parse_options(options or {}))
 
 
 def words(*args: Any, **kwargs: Any) -> list[str]:

@@ -6,11 +6,13 @@ import pytest
 
 from pipen_executors.job import Job
 from pipen_executors.jobdir import JobDir
-from pipen_executors.spec import JobSpec, Resources
+from pipen_executors.spec import Resources
 from snakemake_executor_plugin_pipen_ssh.access import Access
 from snakemake_executor_plugin_pipen_ssh.host import Host
 from snakemake_executor_plugin_pipen_ssh.placement import Room
 from snakemake_executor_plugin_pipen_ssh.servers import Server, chosen, parse_servers
+
+from .specs import job_spec
 
 
 @pytest.mark.parametrize(
@@ -88,9 +90,7 @@ def host(name: str, slots: int, mem_mb: int = 1000) -> Host:
 
 
 def job(threads: int = 1, mem_mb: int | None = None) -> Job:
-    spec = JobSpec(
-        *("r", {}, (), "1", (), "", "/", "/"), resources=Resources(threads=threads, mem_mb=mem_mb)
-    )
+    spec = job_spec(resources=Resources(threads=threads, mem_mb=mem_mb))
     return Job(0, spec, JobDir("/nowhere"))
 
 

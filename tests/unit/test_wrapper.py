@@ -3,7 +3,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import pytest
@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipen_executors.jobdir import JobDir
-from pipen_executors.spec import JobSpec
 from pipen_executors.wrapper import WrapperContext, render
 
 from ..conformance.harness import wait_for
+from .specs import job_spec
 
 NAMES = [
     "two  words",
@@ -37,24 +37,14 @@ def wrapper(
     check_inputs: bool = False,
     rerun: bool = False,
     sweep: bool = True,
-    **spec: object,
+    **spec: Any,
 ) -> Path:
     """Write a wrapper with its script; return its path."""
     job = directory / "job dir"
     (job / "events").mkdir(parents=True)
     (job / "job.script").write_text(script)
     text = render(
-        JobSpec(
-            rule="r",
-            wildcards={},
-            products=(),
-            jobid="1",
-            argv=("/bin/bash",),
-            script=script,
-            cwd=str(directory),
-            base=str(directory),
-            **spec,  # type: ignore[arg-type]
-        ),
+        job_spec(cwd=str(directory), script=script, **spec),
         WrapperContext(
             shebang="/bin/bash",
             directory=str(job),

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipen_executors.spec import JobSpec
 from pipen_executors.wrapper import WrapperContext, render
 from tests.services.common import wait_until
+
+from .specs import job_spec
 
 SCRIPT = "sleep 60 & echo $! > child; echo $$ > pid.part; mv pid.part pid; wait"
 
@@ -23,18 +24,7 @@ def start(
     """Start a wrapper with a guard, leading a process group as a scheduler's job does."""
     (directory / "events").mkdir()
     (directory / "job.script").write_text(script)
-    spec = JobSpec(
-        rule="r",
-        wildcards={},
-        products=(),
-        jobid="1",
-        argv=("/bin/bash",),
-        script=script,
-        cwd=str(directory),
-        base=str(directory),
-        timeout=timeout,
-        prescript=prescript,
-    )
+    spec = job_spec(cwd=str(directory), script=script, timeout=timeout, prescript=prescript)
     context = WrapperContext(
         shebang="/bin/bash",
         directory=str(directory),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 
 from pipen_executors.exceptions import SchedulerError, TransientError
@@ -34,7 +33,7 @@ class Cancelling:
     def __init__(self, calls: Calls, files: Transfer) -> None:
         self._calls = calls
         self._files = files
-        self._open: Counter[str] = Counter()
+        self._open: dict[str, int] = {}
         self.in_doubt: set[str] = set()
 
     def has_begun(self, base: str, tasks: int) -> None:
