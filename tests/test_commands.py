@@ -571,7 +571,7 @@ class Doctor(ConformanceBase):
         assert f"executor: pipen-{name}\n" in text
         pipen_executors(workflow, "profile", name, "-o", "profile").ok()
         assert workflow.read("profile/config.yaml") == text
-        pipen_executors(workflow, "profile", name, "-o", "profile").refused("is there already")
+        pipen_executors(workflow, "profile", name, "-o", "profile").refused("exists already")
         entries = pipen_executors(workflow, "profile", name, "--json").ok().json
         assert entries[0]["value"] == f"pipen-{name}"
         workflow.run("--profile", "profile", "good").ok()
@@ -667,7 +667,7 @@ class TestContainerDoctor(ConformanceBase):
         said = doctor("image=localhost/nosuch:1", "pull=never")
         assert said.rc == 1
         assert "localhost/nosuch:1 is not here" in said.out
-        assert "must be" in doctor("image=ftp://nosuch").out
+        assert "takes only names of images" in doctor("image=ftp://nosuch").out
         nowhere = ("--set", "bin=/nowhere/podman")
         said = pipen_executors(workflow, "doctor", "container", *nowhere)
         assert said.rc == 1

@@ -448,15 +448,15 @@ class TestRefusals(OnOne):
     @pytest.mark.parametrize(
         ("name", "value", "right"),
         [
-            ("bin", "no-such-runtime", "one that is there"),
+            ("bin", "no-such-runtime", "there is no such command"),
             ("bin_type", "lxc", "docker, podman, apptainer"),
             ("image", "tool.sif", "the name of an image in a registry"),
             ("image", "two words", "the name of an image"),
-            ("volumes", "/no/such:/x", "a volume that is there"),
+            ("volumes", "/no/such:/x", "/no/such does not exist"),
             ("volumes", "/usr:relative", "an absolute path in the container"),
             ("pull", "sometimes", "missing, always, never"),
             ("python", "mine", "none, host"),
-            ("remove", "perhaps", "true or false"),
+            ("remove", "perhaps", "expected yes or no"),
             ("kill_grace", "soon", "a time such as"),
             ("entrypoint", "'", "words, quoted as for a shell"),
             ("options", "name=x", "pipen-container's own"),

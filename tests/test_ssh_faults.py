@@ -387,7 +387,7 @@ class TestPlaces:
         )
         servers = PLAIN.option("servers", "big1,slots=4,mem_mb=1000", "big2,slots=2,mem_mb=1G")
         result = workflow.run(*servers, jobs=8).failed()
-        result.has(says, "it must be")
+        result.has(says, "the largest of the servers")
         assert not workflow.exists("b.out"), "told before anything is submitted"
 
     def test_rules_are_pinned(self, workflow: Workflow) -> None:

@@ -277,7 +277,7 @@ class TestThereAndBack:
         workflow.run(*arguments).ok()
         assert workflow.read("a.out") == "text\n"
         workflow.run(*PLAIN.option("staging", "rsync")).failed().has(
-            "--pipen-ssh-staging is 'rsync'; it must be one of none, sftp"
+            "--pipen-ssh-staging is 'rsync': expected one of none, sftp"
         )
 
 

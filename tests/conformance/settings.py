@@ -27,6 +27,17 @@ def is_refused(workflow: Workflow, result: Result, *texts: str) -> str:
 class BadSettings(ConformanceBase):
     """One line names the setting, the value, and what would be right."""
 
+    def test_switches_of_a_profile(self, workflow: Workflow) -> None:
+        """YAML's words for a switch; what is empty or null is the default."""
+        workflow.snakefile(ONE_RULE)
+        lines = {"history": "no", "efficiency-report": "off", "timeout": "null"}
+        prefix = self.backend.flag("").lstrip("-")
+        text = "".join(f"{prefix}{name}: {value}\n" for name, value in lines.items())
+        workflow.file("profile/config.yaml", text)
+        workflow.run("--profile", "profile").ok()
+        assert workflow.exists("a.out")
+        assert not workflow.glob(".snakemake/pipen/*/history.jsonl")
+
     @pytest.mark.parametrize(
         ("name", "value", "right"),
         [

@@ -124,8 +124,8 @@ def test_fields_in_text_are_yaml() -> None:
         ({"allocationPolicy": {"instances": [{"policy": {"cpus": 1}}]}}, "machineType"),
         ({"priority": "high"}, "priority"),
         ({"taskGroups": [{"taskCount": 3}]}, "task_groups.task_count"),
-        ({"name": "mine"}, "left to pipen-gbatch"),
-        ({"labels": {"Team": "x"}}, "labels of small letters"),
+        ({"name": "mine"}, "sets this field itself"),
+        ({"labels": {"Team": "x"}}, "expected lower-case letters"),
         ({"taskGroups": [{"taskSpec": {"runnables": [{}, {}]}}]}, "further ones"),
     ],
 )
@@ -235,7 +235,7 @@ def test_wrong_mounts(value: str) -> None:
 
 def test_labels_and_secrets() -> None:
     assert parse_labels("a=b,c=d") == {"a": "b", "c": "d"}
-    with pytest.raises(ValueError, match="small letters"):
+    with pytest.raises(ValueError, match="lower-case letters"):
         parse_labels("a=B")
     assert parse_secrets(["A=projects/p/secrets/s/versions/1"]) == {
         "A": "projects/p/secrets/s/versions/1"

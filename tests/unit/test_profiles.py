@@ -146,7 +146,7 @@ def test_options_that_are_settings_of_the_backend() -> None:
         ("forks", 0, "a whole number, 1 or more"),
         ("forks", {"a": 1}, "a whole number, 1 or more"),
         ("error_strategy", "give up", "ignore, retry, halt"),
-        ("efficiency_report", "perhaps", "true or false"),
+        ("efficiency_report", "perhaps", "expected yes or no"),
         ("timeout", "soon", "a time such as"),
     ],
 )

@@ -87,7 +87,7 @@ def test_partition_that_is_filled_best(limits: Path, asked: dict[str, Any], part
     ],
 )
 def test_no_partition_takes_it(limits: Path, asked: dict[str, Any]) -> None:
-    with pytest.raises(SettingError, match="limits of one of the partitions short, long"):
+    with pytest.raises(SettingError, match="none of the partitions short, long"):
         chosen(limits, **asked)
 
 
@@ -108,7 +108,7 @@ def test_names_of_the_cluster(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("text", "right"),
     [
-        ("[", "readable YAML"),
+        ("[", "cannot be read as YAML"),
         ("a: 1", "table 'partitions'"),
         ("partitions: {}", "table 'partitions'"),
         ("partitions: {p: {max_time: 1}}", "max_runtime"),

@@ -49,14 +49,14 @@ def test_servers_of_a_profile() -> None:
     ("value", "says"),
     [
         ([], "one or more of"),
-        (["a", "a"], "without repetitions"),
-        (["a b"], "'a b' is none"),
-        (["-oProxyCommand=x"], "is none"),
-        (["a:x"], "'a:x' is none"),
+        (["a", "a"], "a is listed twice"),
+        (["a b"], "'a b' is no host"),
+        (["-oProxyCommand=x"], "is no host"),
+        (["a:x"], "'a:x' is no host"),
         (["a,slots"], "has no '='"),
-        (["a,slots=0"], "slots of a is '0' and must be a whole number, 1 or more"),
-        (["a,colour=red"], "'colour' of a is none"),
-        (["a,workdir=x"], "must be a path that begins with / or ~/"),
+        (["a,slots=0"], "slots of a is '0': expected a whole number, 1 or more"),
+        (["a,colour=red"], "unknown key 'colour'"),
+        (["a,workdir=x"], "expected a path that begins with / or ~/"),
     ],
 )
 def test_bad_servers(value: Any, says: str) -> None:

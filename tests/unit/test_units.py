@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipen_executors.units import parse_megabytes, parse_options, parse_rate, parse_seconds
+from pipen_executors.units import (
+    one_of,
+    parse_megabytes,
+    parse_options,
+    parse_path,
+    parse_rate,
+    parse_seconds,
+    parse_switch,
+    whole_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +113,71 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_seconds_of_whole_numbers(number: int) -> None:
     assert parse_seconds(str(number)) == number
     assert parse_seconds(number) == number
+
+
+SWITCHES = [
+    *((value, True) for value in (True, 1, "1", "yes", "Yes", "TRUE", "on", " y ", numpy.True_)),
+    *((value, False) for value in (False, 0, "0", "no", "NO", "False", "off", "n", numpy.False_)),
+]
+
+
+@pytest.mark.parametrize(("value", "switch"), SWITCHES)
+def test_switches(value: object, switch: bool) -> None:
+    assert parse_switch(value) is switch
+
+
+@pytest.mark.parametrize("value", ["", "perhaps", 2, None, [True], "yes please", "1.0"])
+def test_no_switch(value: object) -> None:
+    with pytest.raises(ValueError, match="expected yes or no"):
+        parse_switch(value)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, "3", " 3 ", "3.0", numpy.int64(3), numpy.float64(3)])
+def test_whole_numbers(value: object) -> None:
+    assert whole_number(1)(value) == 3
+
+
+@pytest.mark.parametrize("value", [True, 0, -3, 1.5, "3 GB", "", "²", None, 1e400])
+def test_no_whole_number(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a whole number, 1 or more"):
+        whole_number(1)(value)
+
+
+def test_one_of_a_few_words_in_any_case() -> None:
+    read = one_of(("auto", "SPOT"))
+    assert [read(word) for word in ("auto", "Auto", " spot")] == ["auto", "auto", "SPOT"]
+    with pytest.raises(ValueError, match="expected one of auto, SPOT"):
+        read("other")
+
+
+class TestPaths:
+    def test_home_and_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/me")
+        monkeypatch.setenv("PLACE", "there")
+        assert parse_path("~/a") == Path("/home/me/a")
+        assert parse_path("/data/$PLACE/${PLACE}x") == Path("/data/there/therex")
+
+    @pytest.mark.parametrize("text", ["$NO_SUCH/x", "/data/${NO_SUCH}", "~/$NO_SUCH"])
+    def test_a_variable_that_is_not_set_is_named(self, text: str) -> None:
+        with pytest.raises(ValueError, match="the environment variable NO_SUCH is not set"):
+            parse_path(text)
+
+    def test_a_user_that_there_is_not(self) -> None:
+        with pytest.raises(ValueError, match="there is no user 'nobody-of-that-name'"):
+            parse_path("~nobody-of-that-name/x")
+
+    def test_a_name_with_a_dollar_in_it(self, tmp_path: Path) -> None:
+        (tmp_path / "a$b").touch()
+        assert parse_path(f"{tmp_path}/a$b") == tmp_path / "a$b"
+
+    def test_relative_ones(self, tmp_path: Path) -> None:
+        """Beside the profile if it is there, else where Snakemake was called."""
+        profile, called = tmp_path / "profile", tmp_path / "called"
+        for place in (profile, called):
+            place.mkdir()
+        (profile / "a").touch()
+        (called / "b").touch()
+        assert parse_path("a", profile, called) == profile / "a"
+        assert parse_path("b", profile, called) == called / "b"
+        assert parse_path("neither", profile, called) == called / "neither"
+        assert parse_path("x") == Path("x")

@@ -19,12 +19,13 @@ class SettingError(UserError):
         ``resource pipen_timeout of rule align``.
     value
         The value that was given.
-    right
-        What would be right, in a few words.
+    problem
+        A sentence, without its full stop, that says what is wrong with it or what would be
+        right (``expected a whole number, 1 or more``).
     """
 
-    def __init__(self, where: str, value: object, right: str) -> None:
-        super().__init__(f"{where} is {value!r}; it must be {right}.")
+    def __init__(self, where: str, value: object, problem: str) -> None:
+        super().__init__(f"{where} is {value!r}: {problem}.")
 
 
 class SchedulerError(Exception):

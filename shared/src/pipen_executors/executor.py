@@ -26,7 +26,7 @@ from .jobdir import JOB_DIRECTORIES
 from .live import Live, is_quiet
 from .profiles import read_profile
 from .records import tell_plugins
-from .settings import READERS, Checked, ExecutorSettings, check, given, table_of
+from .settings import READERS, Checked, ExecutorSettings, check, given, read, table_of
 from .spec import JobSpec
 from .states import ExitReason
 
@@ -115,7 +115,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def roots(cls, settings: ExecutorSettings) -> list[Path]:
         """Return where job directories of earlier runs may lie."""
         if settings.workdir:
-            return [READERS["workdir"](settings.workdir)]
+            where = f"--pipen-{cls.backend}-workdir"
+            return [read(where, settings.workdir, READERS["workdir"])]
         return [Path(JOB_DIRECTORIES, cls.backend)]
 
     def settings_of(self, lane: Lane) -> list[tuple[str, str, str]]:

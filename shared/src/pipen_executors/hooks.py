@@ -144,7 +144,7 @@ def load_plugins(
         try:
             plugins.append((name, importlib.import_module(name)))
         except Exception as error:
-            raise SettingError(where, name, f"a module that can be imported ({error!r})") from error
+            raise SettingError(where, name, f"it cannot be imported ({error!r})") from error
     return plugins
 
 

@@ -57,7 +57,7 @@ class Profile:
         for key, value in table.items():
             if key == "scheduler_opts":
                 if not isinstance(value, Mapping):
-                    raise SettingError(f"scheduler_opts in {source}", value, "a table")
+                    raise SettingError(f"scheduler_opts in {source}", value, "expected a table")
                 for name, option in value.items():
                     self.options[name] = Value(_merged(self.options.get(name), option), source)
             else:
@@ -89,8 +89,8 @@ def read_profile(name: str, where: str) -> Profile:
         raise SettingError(
             where,
             name,
-            f"a profile in {' or '.join(FILES)} (there: {shown}), or one made of environment "
-            "variables PIPEN_<profile>_<key>",
+            f"there is no such profile in {' or '.join(FILES)} (there: {shown}), and no "
+            "environment variable PIPEN_<profile>_<key> makes one",
         )
     profile = Profile(name)
     for table in dict.fromkeys((DEFAULT, name)):

@@ -5,21 +5,32 @@ annotations``: Snakemake reads the types of the fields.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Optional
 
 from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
 
 from .exceptions import SettingError
-from .units import parse_options, parse_rate, parse_seconds
+from .units import (
+    one_of,
+    parse_options,
+    parse_path,
+    parse_rate,
+    parse_seconds,
+    parse_switch,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from .profiles import Profile
 
 ENVIRONMENT_AT_IMPORT: Final[Mapping[str, str]] = dict(os.environ)
 """The environment before the Snakefile could change it."""
+DIRECTORY_AT_IMPORT: Final = os.getcwd()
+"""Where Snakemake was called, before ``--directory`` or ``workdir:`` could change it."""
 
 EXECUTION: Final = ("auto", "direct", "snakemake")
 ERROR_STRATEGIES: Final = ("ignore", "retry", "halt")
@@ -31,40 +42,6 @@ class Default(str):
     def __str__(self) -> str:
         """Return itself: argparse makes a plain string of a default otherwise."""
         return self
-
-
-def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    """Return a check that a value is one of a few words."""
-
-    def check(value: str) -> str:
-        if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)}")
-        return value
-
-    return check
-
-
-def whole_number(least: int) -> Callable[[Any], int]:
-    """Return a check that a value is a whole number, not below ``least``."""
-
-    def check(value: Any) -> int:
-        try:
-            number = int(str(value))
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise ValueError(f"a whole number, {least} or more")
-        return number
-
-    return check
-
-
-def yes_or_no(value: Any) -> bool:
-    """Read a setting that is on by default, which Snakemake has no flags for."""
-    word = str(value).strip().lower()
-    if word not in ("true", "false", "yes", "no"):
-        raise ValueError("true or false")
-    return word in ("true", "yes")
 
 
 @dataclass
@@ -241,6 +218,28 @@ class Checked:
         """Read one value of a setting that has several."""
         return read(self.where(name), value, reader)
 
+    def path(self, name: str) -> Optional[Path]:
+        """Read a setting of the backend that names a file here; None if it is not given.
+
+        A relative path is found where Snakemake finds those of its own options: beside the
+        file of the profile that it stands in, else in the directory where Snakemake was
+        called. (Snakemake has looked beside its own profiles already.)
+        """
+        value = getattr(self.settings, name)
+        if value is None:
+            return None
+        return Path(self.read(name, lambda text: parse_path(text, *self._places(name))))
+
+    def command(self, name: str) -> str:
+        """Read a setting of the backend that names a command: a path, or found on PATH."""
+        value = str(getattr(self.settings, name))
+        return value if "/" not in value and "$" not in value else str(self.path(name))
+
+    def _places(self, name: str) -> list[str]:
+        file = re.search(r"(\S+\.toml)$", self.sources.get(name, ""))
+        beside = [os.path.dirname(os.path.expanduser(file[1]))] if file else []
+        return [*beside, DIRECTORY_AT_IMPORT]
+
 
 def _where(name: str, prefix: str, sources: Mapping[str, str]) -> str:
     if name in sources:
@@ -254,15 +253,13 @@ def read(where: str, value: Any, reader: Callable[[Any], Any]) -> Any:
     Raises
     ------
     SettingError
-        Naming the setting, the value and what it must be.
+        Naming the setting, the value and what is wrong with it.
     """
     try:
         return reader(value)
     except ValueError as error:
         raise SettingError(where, value, str(error)) from None
 
-
-_one_of_yes_no = one_of(("yes", "no"))
 
 READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "execution": one_of(EXECUTION),
@@ -274,8 +271,10 @@ READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "submit_rate": parse_rate,
     "recheck_interval": whole_number(1),
     "options": parse_options,
-    "history": lambda value: _one_of_yes_no(value) == "yes",
-    "workdir": lambda value: Path(os.path.expandvars(value)).expanduser(),
+    "cwd": lambda value: str(parse_path(value)),
+    "history": parse_switch,
+    "efficiency_report": parse_switch,
+    "workdir": parse_path,
 }
 
 
@@ -301,10 +300,7 @@ def given(settings: Any) -> dict[str, Any]:
 def _of_type(thefield: Any, value: Any, where: str) -> Any:
     """Return a value of a profile or of an option as the command line would have given it."""
     if thefield.type is bool:
-        words = {"true": True, "false": False}
-        if str(value).lower() not in words:
-            raise SettingError(where, value, "true or false")
-        return words[str(value).lower()]
+        return read(where, value, parse_switch)
     if getattr(thefield.type, "__origin__", None) is list:
         return [value] if isinstance(value, str) else value
     return str(value) if isinstance(value, (int, float)) else value
@@ -368,6 +364,19 @@ def take_options(settings: Any, where: str) -> tuple[Any, dict[str, str]]:
     return replace(settings, **values, options=options), dict.fromkeys(values, where)
 
 
+def with_defaults(settings: Any) -> Any:
+    """Return settings with the default of each that is None or empty.
+
+    So they come from Snakemake's Python interface, and from a profile with ``key: ""``.
+    """
+    values = {}
+    for thefield in fields(settings):
+        if getattr(settings, thefield.name) in (None, "", []):
+            made = thefield.default_factory
+            values[thefield.name] = thefield.default if made is MISSING else made()
+    return replace(settings, **values)
+
+
 def check(settings: ExecutorSettings, prefix: str, profile: "Optional[Profile]" = None) -> Checked:
     """Read and check the shared settings.
 
@@ -385,7 +394,7 @@ def check(settings: ExecutorSettings, prefix: str, profile: "Optional[Profile]" 
     SettingError
         For the first value that cannot be right.
     """
-    settings, sources = take_options(settings, _where("options", prefix, {}))
+    settings, sources = take_options(with_defaults(settings), _where("options", prefix, {}))
     options: dict[str, Any] = {}
     ignored: list[str] = []
     if profile is not None:

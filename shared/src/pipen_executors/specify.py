@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from snakemake.io import is_flagged
 
 from .command import NODE_TMPDIR, NotDirect, capture, own_image, why_not_direct, why_python
-from .exceptions import SettingError, UserError
+from .exceptions import UserError
 from .group import group_script, prepare_group, why_group_not_direct
 from .jobdir import JobDir
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
@@ -114,8 +114,10 @@ class Specifier:
 
     def _check_name(self, name: str, rule: str) -> None:
         if name.startswith("pipen_") and name not in self._names:
-            where = f"resource {name} of rule {rule}"
-            raise SettingError(where, "set", f"one of {', '.join(sorted(self._names))}")
+            raise UserError(
+                f"Rule {rule} has a resource {name}, which means nothing here; there are "
+                f"{', '.join(sorted(self._names))}."
+            )
 
     def _rule_setting(self, name: str, value: Any, rule: str) -> Any:
         reader = READERS.get(name.removeprefix("pipen_"))

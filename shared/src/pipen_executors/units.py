@@ -1,16 +1,89 @@
-"""Reading of times, sizes, rates and options as people write them.
+"""Reading of switches, times, sizes, rates, paths and options as people write them.
 
-Each reader raises ``ValueError`` with a text that completes "it must be …".
+Each reader raises ``ValueError`` with a sentence, without its full stop, that says what is
+wrong or what was expected (see :class:`~pipen_executors.exceptions.SettingError`).
 """
 
+import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import humanfriendly
 
+TRUE = frozenset({"yes", "true", "on", "1", "y"})
+FALSE = frozenset({"no", "false", "off", "0", "n"})
+"""What YAML, TOML and people write for a switch, in any case."""
+
 _DAYS = re.compile(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?")
+
+
+def parse_switch(value: Any) -> bool:
+    """Read a switch; the one reader of all settings, options and resources that are one.
+
+    >>> [parse_switch(value) for value in (True, "Yes", "on", 1, "off", "NO", 0)]
+    [True, True, True, True, False, False, False]
+    """
+    word = str(value).strip().lower()
+    if word not in TRUE | FALSE:
+        raise ValueError("expected yes or no (or true, false, on, off, 1, 0)")
+    return word in TRUE
+
+
+def one_of(choices: Sequence[str]) -> Callable[[Any], str]:
+    """Return a reader of one of a few words, in any case."""
+    known = {choice.lower(): choice for choice in choices}
+
+    def check(value: Any) -> str:
+        word = str(value).strip().lower()
+        if word not in known:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return known[word]
+
+    return check
+
+
+def whole_number(least: int) -> Callable[[Any], int]:
+    """Return a reader of a whole number that is not below ``least``."""
+
+    def check(value: Any) -> int:
+        text = str(value).strip()
+        match = re.fullmatch(r"([+-]?\d+)(?:\.0*)?", text, re.ASCII)
+        if match is None or int(match[1]) < least:
+            raise ValueError(f"expected a whole number, {least} or more")
+        return int(match[1])
+
+    return check
+
+
+def parse_path(value: Any, *places: str | os.PathLike[str]) -> Path:
+    """Read a path on this machine, with ``~`` and ``$VARIABLE`` in it.
+
+    Parameters
+    ----------
+    value
+        The path.
+    places
+        Directories in which a relative path is looked for, the most likely one first; where
+        none has it, it is one in the last. Without any, it stays relative.
+
+    Raises
+    ------
+    ValueError
+        Naming the variable, if one is not set, or the user, if there is none of that name.
+    """
+    text = os.path.expanduser(os.path.expandvars(str(value)))
+    unset = re.search(r"\$(?:(\w+)|\{([^}]*)\})", text, re.ASCII)
+    if unset and not os.path.lexists(text):
+        raise ValueError(f"the environment variable {unset[1] or unset[2]} is not set")
+    if text.startswith("~") and not os.path.lexists(text):
+        user = text.partition("/")[0].removeprefix("~")
+        raise ValueError(f"there is no user {user!r}" if user else "HOME is not set")
+    found = [Path(place, text) for place in places]
+    existing = [path for path in found if path.exists()]
+    return [*existing, *reversed(found), Path(text)][0]
 
 
 def parse_seconds(value: str | int | float) -> float:
@@ -37,7 +110,7 @@ def parse_seconds(value: str | int | float) -> float:
     except humanfriendly.InvalidTimespan:
         seconds_read = -1.0
     if not 0 <= seconds_read < 1e9:
-        raise ValueError("a time such as 90, 30m, 2h or 1-00:00:00")
+        raise ValueError("expected a time such as 90, 30m, 2h or 1-00:00:00")
     return seconds_read
 
 
@@ -55,7 +128,7 @@ def parse_megabytes(value: str | int | float) -> int:
     try:
         size = humanfriendly.parse_size(text, binary=True)
     except humanfriendly.InvalidSize:
-        raise ValueError("an amount of memory such as 4096 (megabytes) or 4G") from None
+        raise ValueError("expected an amount of memory such as 4096 (megabytes) or 4G") from None
     return int(-(-size // (1024 * 1024)))
 
 
@@ -73,7 +146,7 @@ def parse_rate(value: str) -> tuple[int, float]:
     except ValueError:
         number, seconds = 0, 0.0
     if number < 1 or seconds <= 0:
-        raise ValueError("a number and a time such as 50/1min")
+        raise ValueError("expected a number and a time such as 50/1min")
     return number, seconds
 
 
@@ -86,9 +159,9 @@ def parse_words(value: str | Sequence[str]) -> list[str]:
     try:
         words = shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
     except ValueError as error:
-        raise ValueError(f"words, quoted as for a shell ({error})") from None
+        raise ValueError(f"expected words, quoted as for a shell ({error})") from None
     if not words:
-        raise ValueError("at least one word")
+        raise ValueError("expected at least one word")
     return words
 
 
@@ -110,13 +183,13 @@ def parse_options(value: str | Sequence[str] | Mapping[str, Any]) -> dict[str, A
         try:
             words = shlex.split(joined)
         except ValueError as error:
-            raise ValueError(f"KEY=VALUE, quoted as for a shell ({error})") from None
+            raise ValueError(f"expected KEY=VALUE, quoted as for a shell ({error})") from None
     options: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         key = key.strip().lstrip("-")
         if not re.fullmatch(r"[A-Za-z][\w-]*", key):
-            raise ValueError(f"KEY=VALUE ({word!r} has no usable key)")
+            raise ValueError(f"expected KEY=VALUE, and {word!r} has no usable key")
         option: Any = True
         if equals:
             option = {"true": True, "false": False}.get(text.strip().lower(), text)

@@ -9,9 +9,9 @@ from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from pipen_executors.exceptions import SchedulerError, SettingError, UserError
 from pipen_executors.executor import PipenExecutor
-from pipen_executors.settings import Checked, Default, one_of, yes_or_no
+from pipen_executors.settings import Checked, Default
 from pipen_executors.settings import ExecutorSettings as SharedSettings
-from pipen_executors.units import parse_seconds, parse_words
+from pipen_executors.units import one_of, parse_seconds, parse_switch, parse_words
 
 if TYPE_CHECKING:
     from .scheduler import ContainerScheduler
@@ -62,7 +62,7 @@ class ExecutorSettings(SharedSettings):
         default=Default("true"),
         metadata={
             "help": "Whether to remove containers that have ended.",
-            "metavar": "true|false",
+            "metavar": "yes|no",
         },
     )
     user: Optional[str] = field(
@@ -96,7 +96,7 @@ class ExecutorSettings(SharedSettings):
         default=Default("true"),
         metadata={
             "help": "Whether containers are held to the threads and mem_mb of their jobs.",
-            "metavar": "true|false",
+            "metavar": "yes|no",
         },
     )
     kill_grace: str = field(
@@ -165,10 +165,10 @@ class Executor(PipenExecutor):
                     for text in settings.bin_args
                     for word in checked.read_one("bin_args", text, parse_words)
                 ),
-                remove=checked.read("remove", yes_or_no),
+                remove=checked.read("remove", parse_switch),
                 pull=checked.read("pull", one_of(PULL_POLICIES)),
                 python=python,
-                enforce=checked.read("limits", yes_or_no),
+                enforce=checked.read("limits", parse_switch),
                 tell=run.on_message,
             ),
             checked.jobname_prefix,
@@ -188,18 +188,18 @@ def runtime_of(checked: Checked) -> tuple[str, str]:
     from .commands import version
     from .parse import KINDS, kind_of
 
-    name, where = checked.settings.bin, checked.where("bin")
+    name, where = checked.command("bin"), checked.where("bin")
     path = shutil.which(name)
     if path is None:
         others = [other for other in (*KINDS, "singularity") if shutil.which(other)]
-        found = f"one that is there, such as {', '.join(others)}" if others else "one that is there"
-        raise SettingError(where, name, found)
+        there = f"; installed: {', '.join(others)}" if others else ""
+        raise SettingError(where, name, f"there is no such command{there}")
     if checked.settings.bin_type is not None:
         return path, checked.read("bin_type", one_of(KINDS))
     try:
         said = version(path)
     except SchedulerError as error:
-        raise UserError(f"{where} is {name!r}, which does not work: {error}") from None
+        raise SettingError(where, name, f"it does not work ({error})") from None
     if not (kind := kind_of(said)):
         raise UserError(
             f"What {where} is ({path}) cannot be told from its version ({said.strip()!r}); set "

@@ -59,7 +59,7 @@ def checked_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     spelled = {name.replace("_", "-"): value for name, value in options.items()}
     for name in spelled:
         if name in _OURS:
-            raise SettingError(where, name, "another option: this one is pipen-container's own")
+            raise SettingError(where, name, "pipen-container sets this option itself")
     return spelled
 
 

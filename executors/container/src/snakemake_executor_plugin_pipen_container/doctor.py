@@ -63,7 +63,7 @@ async def _image(place: Place, bin: str, kind: str) -> Finding:
     try:
         image = image_name(settings.image, kind)
     except ValueError as error:
-        return failure(f"image {settings.image!r} must be {error}", "name another one")
+        return failure(f"image {settings.image!r}: {error}", "name another one")
     store = Containers(bin, kind)
     root = place.checked.workdir or JOB_DIRECTORIES / place.backend
     sifs = SifFiles.below(bin, place.directory / root)

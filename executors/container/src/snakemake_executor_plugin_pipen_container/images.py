@@ -15,7 +15,9 @@ import tenacity
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.process import run
+from pipen_executors.settings import DIRECTORY_AT_IMPORT
 from pipen_executors.states import ExitReason
+from pipen_executors.units import parse_path
 
 from . import parse
 from .commands import PULL_PATIENCE
@@ -38,18 +40,18 @@ def image_name(image: str, kind: str) -> str:
     ('debian:12', 'docker://debian:12')
     """
     if not image or image != image.strip() or any(map(str.isspace, image)):
-        raise ValueError("the name of an image, such as docker.io/library/debian:12")
+        raise ValueError("expected the name of an image, such as docker.io/library/debian:12")
     scheme = _SCHEME.match(image)
     is_file = bool(_FILE.search(image)) or image.startswith(("/", "./", "../", "~"))
     if kind == "apptainer":
-        path = os.path.abspath(os.path.expanduser(image))
+        path = os.path.abspath(parse_path(image, DIRECTORY_AT_IMPORT))
         if scheme is None and (is_file or os.path.exists(path)):
             if not os.path.exists(path):
-                raise ValueError(f"an image that is there ({path} is not)")
+                raise ValueError(f"{path} does not exist")
             return path
         return image if scheme else f"docker://{image}"
     if is_file or (scheme is not None and scheme[1] != "docker"):
-        raise ValueError(f"the name of an image in a registry; {kind} reads no others")
+        raise ValueError(f"{kind} takes only names of images in a registry, such as debian:12")
     return image.removeprefix("docker://")
 
 

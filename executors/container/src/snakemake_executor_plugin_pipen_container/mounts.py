@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipen_executors.exceptions import UserError
+from pipen_executors.settings import DIRECTORY_AT_IMPORT
 from pipen_executors.spec import JobSpec
+from pipen_executors.units import parse_path
 
 MOUNT_ROOT: Final = "/mnt/disks"
 """Where named volumes are in the container, as in pipen (xqute's ``DEFAULT_MOUNTED_ROOT``)."""
@@ -60,15 +62,15 @@ def parse_volume(text: str) -> Mount:
     parts = rest.split(":")
     mode = parts.pop() if parts[-1] in ("ro", "rw") else "rw"
     if not 1 <= len(parts) <= (1 if name else 2) or not all(parts):
-        raise ValueError("host:container[:ro] or NAME=/host/path[:ro]")
-    source = os.path.abspath(os.path.expanduser(os.path.expandvars(parts[0])))
+        raise ValueError("expected host:container[:ro] or NAME=/host/path[:ro]")
+    source = os.path.abspath(parse_path(parts[0], DIRECTORY_AT_IMPORT))
     target = f"{MOUNT_ROOT}/{name}" if name else os.path.normpath(parts[-1])
     if len(parts) == 1 and not name:
         target = source
     if not target.startswith("/"):
-        raise ValueError("host:container[:ro] with an absolute path in the container")
+        raise ValueError(f"expected an absolute path in the container, not {target!r}")
     if not os.path.lexists(source):
-        raise ValueError(f"a volume that is there ({source} is not)")
+        raise ValueError(f"{source} does not exist")
     return Mount(source, target, mode == "rw", name)
 
 
@@ -204,7 +206,7 @@ def python_directories(volumes: Sequence[Mount]) -> list[str]:
     left = [path for path in wanted if os.path.isdir(path) and not is_below(path, given)]
     if is_of_system(sys.base_prefix) and sys.base_prefix in left:
         raise ValueError(
-            f"none, because the Python that runs Snakemake is the system's ({sys.base_prefix}), "
-            "which cannot be laid over that of an image; one of conda or uv can"
+            f"the Python that runs Snakemake is the system's ({sys.base_prefix}), which cannot be "
+            "mounted over that of an image; use one of conda or uv"
         )
     return [path for path in left if not is_of_system(path)]

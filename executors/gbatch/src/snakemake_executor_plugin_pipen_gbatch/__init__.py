@@ -156,17 +156,18 @@ class Executor(PipenExecutor):
         from .values import parse_secrets
 
         settings = checked.settings
-        for name, right in (
-            ("project", "the id of a Google Cloud project"),
-            ("location", "a region such as us-central1"),
+        for name, problem in (
+            ("project", "expected the id of a Google Cloud project"),
+            ("location", "expected a region such as us-central1"),
         ):
             if not getattr(settings, name):
-                raise SettingError(checked.where(name), getattr(settings, name), right)
+                raise SettingError(checked.where(name), getattr(settings, name), problem)
         mounts = [*checked.read("mount", parse_mounts), *checked.read("fast_mount", parse_mounts)]
         if settings.mount_as_cwd:
             address = checked.read("mount_as_cwd", parse_address)
             if checked.cwd:
-                raise SettingError(checked.where("cwd"), checked.cwd, "left out with mount_as_cwd")
+                problem = f"{checked.where('mount_as_cwd')} sets the working directory already"
+                raise SettingError(checked.where("cwd"), checked.cwd, problem)
             mounts.insert(0, Mount(address, WORKING_DIRECTORY))
         named = (
             *("service_account", "network", "subnetwork", "machine_type", "provisioning_model"),
@@ -177,8 +178,8 @@ class Executor(PipenExecutor):
         read_options(checked.options, checked.where)  # each job has them; wrong ones are told now
         prefix = checked.jobname_prefix
         if prefix is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,47}", prefix):
-            right = "letters, digits and hyphens, a letter first, 48 at most"
-            raise SettingError(checked.where("jobname_prefix"), prefix, right)
+            problem = "expected at most 48 letters, digits and hyphens, beginning with a letter"
+            raise SettingError(checked.where("jobname_prefix"), prefix, problem)
         return GbatchScheduler(
             workdir,
             project=settings.project,
@@ -220,5 +221,5 @@ def place_of(checked: Checked, workdir: Path, default_storage: Optional[str] = N
         base = f"{parse_address(default_storage)}/.pipen"
     else:
         where = checked.where("remote_workdir")
-        raise SettingError(where, None, "an address such as gs://bucket/path")
+        raise SettingError(where, None, "expected an address such as gs://bucket/path")
     return f"{base}/{sha256(str(workdir).encode()).hexdigest()[:12]}"

@@ -55,11 +55,13 @@ def checked(table: Mapping[str, Any], where: str) -> Table:
     for path in (*_SET_BY_SERVICE, *_SET_HERE):
         value = _at(plain, path)
         if value is not None:
-            raise SettingError(f"{path} in {where}", value, "left to pipen-gbatch")
+            raise SettingError(f"{path} in {where}", value, "pipen-gbatch sets this field itself")
     try:
         json_format.ParseDict(plain, batch_v1.Job.pb()())
     except json_format.ParseError as error:
-        raise SettingError(where, dict(table), f"a job of Batch ({error})") from None
+        raise SettingError(
+            where, dict(table), f"it does not make a job of Batch ({error})"
+        ) from None
     return plain
 
 
@@ -107,14 +109,14 @@ def _deeper(descriptor: Descriptor, name: str, value: Any) -> Any:
 def _named(value: Any, descriptor: Descriptor, where: str, path: str) -> Any:
     """Return a table with the fields' own names, and refuse fields that there are not."""
     if not isinstance(value, Mapping):
-        raise SettingError(f"{path or 'the job'} in {where}", value, "a table")
+        raise SettingError(f"{path or 'the job'} in {where}", value, "expected a table")
     plain = {}
     for name, item in value.items():
         field = _field(descriptor, str(name))
         below = f"{path}.{name}" if path else str(name)
         if field is None:
             known = ", ".join(sorted(descriptor.fields_by_camelcase_name))
-            raise SettingError(f"{below} in {where}", item, f"left out: there is only {known}")
+            raise SettingError(f"{below} in {where}", item, f"there is no such field, only {known}")
         plain[field.name] = _named_item(item, field, where, below)
     return plain
 

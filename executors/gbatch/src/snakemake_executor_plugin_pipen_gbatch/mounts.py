@@ -69,7 +69,7 @@ def parse_address(value: Any) -> str:
     """
     bucket, _, _ = str(value).removeprefix("gs://").partition("/")
     if not str(value).startswith("gs://") or not _BUCKET.fullmatch(bucket):
-        raise ValueError("an address in Cloud Storage such as gs://bucket/path")
+        raise ValueError("expected an address in Cloud Storage such as gs://bucket/path")
     return str(value).rstrip("/")
 
 
@@ -81,7 +81,7 @@ def parse_mount(value: Any) -> Mount:
     """
     match = _MOUNT.fullmatch(str(value).strip())
     if match is None or bool(match["name"]) == bool(match["path"]):
-        raise ValueError("gs://bucket/path:/mnt/directory or NAME=gs://bucket/path")
+        raise ValueError("expected gs://bucket/path:/mnt/directory or NAME=gs://bucket/path")
     path = (match["path"] or f"{ROOT}/{match['name']}").rstrip("/")
     address = match["address"].rstrip("/")
     if address.startswith("gs://"):
@@ -97,7 +97,7 @@ def parse_mounts(value: Any) -> tuple[Mount, ...]:
     words = [value] if isinstance(value, str) else list(value or ())
     mounts = tuple(map(parse_mount, words))
     if len({mount.path for mount in mounts}) < len(mounts):
-        raise ValueError("mounts with a directory of its own for each")
+        raise ValueError("two mounts have the same directory")
     return mounts
 
 

@@ -154,7 +154,7 @@ def _with_accelerators(spec: JobSpec, request: Request) -> Request:
         model = spec.resources.extra.get("gpu_model")
         if not model:
             where = f"resource gpu_model of rule {spec.rule}"
-            raise SettingError(where, model, "the type of the GPUs, such as nvidia-tesla-t4")
+            raise SettingError(where, model, "expected a type of GPU, such as nvidia-tesla-t4")
         gpu = merged(gpu, policy_fields(accelerators=[{"type": str(model), "count": count}]))
     return replace(request, table=merged(gpu, request.table))
 

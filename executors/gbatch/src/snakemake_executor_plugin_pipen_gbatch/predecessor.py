@@ -50,8 +50,8 @@ def predecessors(spec: JobSpec, given: Mapping[str, Any]) -> Request:
     table: Table = {}
     for name, value in given.items():
         if name not in known:
-            right = f"left out: of that plugin's, there are {', '.join(sorted(known))}"
-            raise SettingError(where(name), value, right)
+            problem = f"there is no such resource; there are {', '.join(sorted(known))}"
+            raise SettingError(where(name), value, problem)
         if name in _TRANSLATED:
             reader, make = _TRANSLATED[name]
             table = merged(
@@ -61,7 +61,7 @@ def predecessors(spec: JobSpec, given: Mapping[str, Any]) -> Request:
         project = given.get("image_project", "batch-custom-image")
         family = given.get("image_family")
         if not family:
-            raise SettingError(where("image_family"), family, "given with image_project")
+            raise SettingError(where("image_family"), family, "image_project needs it")
         if "boot_disk_image" not in given:
             image = f"projects/{project}/global/images/family/{family}"
             table = merged(table, policy_fields(boot_disk={"image": image}))
@@ -71,8 +71,8 @@ def predecessors(spec: JobSpec, given: Mapping[str, Any]) -> Request:
     if given.get("docker_password"):
         reference = str(given["docker_password"])
         if not SECRET.fullmatch(reference):
-            right = "a reference projects/<project>/secrets/<secret>/versions/<version>"
-            raise SettingError(where("docker_password"), "***", right)
+            problem = "expected projects/<project>/secrets/<secret>/versions/<version>"
+            raise SettingError(where("docker_password"), "***", problem)
         login["password"] = reference
     if login:
         table = merged(table, spec_fields(runnables=[{"container": login}]))

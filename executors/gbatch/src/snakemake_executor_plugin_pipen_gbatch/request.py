@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pipen_executors.exceptions import SettingError
 from pipen_executors.settings import read
+from pipen_executors.units import parse_switch
 
 from . import message
 from .message import Table, merged
@@ -17,7 +18,6 @@ from .values import (
     parse_model,
     parse_retries,
     parse_runnables,
-    parse_truth,
     parse_words,
 )
 
@@ -86,7 +86,7 @@ FIELDS: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Table]]]]
     "service_account": (str, lambda v: {"allocation_policy": {"service_account": {"email": v}}}),
     "network": (str, lambda v: network_fields(network=v)),
     "subnetwork": (str, lambda v: network_fields(subnetwork=v)),
-    "no_external_ip_address": (parse_truth, lambda v: network_fields(no_external_ip_address=v)),
+    "no_external_ip_address": (parse_switch, lambda v: network_fields(no_external_ip_address=v)),
     "machine_type": (str, lambda v: policy_fields(machine_type=v)),
     "provisioning_model": (parse_model, lambda v: policy_fields(provisioning_model=v)),
     "labels": (parse_labels, lambda v: {"labels": v}),
@@ -134,8 +134,8 @@ def read_options(given: Mapping[str, Any], where: Callable[[str], str]) -> Reque
             attempts = read(where(name), value, parse_retries)
         elif not message.is_field(name):
             known = sorted({*FIELDS, *COMMAND, "mount", "max_spot_attempts"})
-            right = f"one of {', '.join(known)}, or a field of a job of Batch"
-            raise SettingError(where(name), value, right)
+            problem = f"expected one of {', '.join(known)}, or a field of a job of Batch"
+            raise SettingError(where(name), value, problem)
     # Fields are stronger than pipen's own options, as in pipen.
     for name, value in given.items():
         if name not in FIELDS and message.is_field(name) and value is not None:

@@ -35,7 +35,7 @@ def runnables_of(request: Request, script: str) -> list[Table]:
         raise SettingError(
             "task_groups[0].task_spec.runnables",
             templates,
-            "one at most, the job's own; further ones are given as runnables, with order",
+            "expected one at most, the job's own; give further ones as runnables, with order",
         )
     command = request.command
     template = dict(templates[0])

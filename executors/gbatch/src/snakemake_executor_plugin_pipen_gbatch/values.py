@@ -1,6 +1,6 @@
 """Values of pipen's options as people write them.
 
-Each reader raises ``ValueError`` with a text that completes "it must be …".
+Each reader raises ``ValueError`` with a sentence that says what is wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from pipen_executors.settings import whole_number
+from pipen_executors.units import one_of, whole_number
 
 from .message import Table
 
@@ -33,7 +33,7 @@ def parse_labels(value: Any) -> dict[str, str]:
     labels = {str(key): str(text) for key, text in dict(value or {}).items()}
     for key, text in labels.items():
         if not _LABEL_KEY.fullmatch(key) or not _LABEL.fullmatch(text):
-            raise ValueError("labels of small letters, digits, - and _, such as team=genomics")
+            raise ValueError("expected lower-case letters, digits, - and _, as in team=genomics")
     return labels
 
 
@@ -46,7 +46,7 @@ def parse_secrets(value: Any) -> dict[str, str]:
     )
     for name, reference in pairs.items():
         if not name.isidentifier() or not SECRET.fullmatch(reference):
-            raise ValueError("NAME=projects/<project>/secrets/<secret>/versions/<version>")
+            raise ValueError("expected NAME=projects/<project>/secrets/<secret>/versions/<version>")
     return dict(pairs)
 
 
@@ -57,17 +57,17 @@ def parse_words(value: Any) -> tuple[str, ...]:
 
 def parse_runnables(value: Any) -> tuple[tuple[int, Table], ...]:
     """Read further runnables: a list of tables, or YAML or JSON for one."""
-    right = "a list of runnables of the Batch API, each a table, with 'order' where it matters"
+    problem = "expected a list of runnables of the Batch API, each a table, perhaps with 'order'"
     try:
         tables = yaml.safe_load(value) if isinstance(value, str) else value or []
     except yaml.YAMLError:
-        raise ValueError(right) from None
+        raise ValueError(problem) from None
     if not isinstance(tables, Sequence) or not all(isinstance(t, Mapping) for t in tables):
-        raise ValueError(right)
+        raise ValueError(problem)
     try:
         numbered = [(int(table.get("order", 0)), dict(table)) for table in tables]
     except (TypeError, ValueError):
-        raise ValueError("runnables with whole numbers for 'order'") from None
+        raise ValueError("expected whole numbers for 'order'") from None
     for _, table in numbered:
         table.pop("order", None)
     return tuple(sorted(numbered, key=lambda pair: pair[0]))
@@ -77,25 +77,13 @@ def parse_retries(value: Any) -> int:
     """Read a number of retries, as Batch allows them."""
     number = whole_number(0)(value)
     if number > MOST_RETRIES:
-        raise ValueError(f"a whole number from 0 to {MOST_RETRIES}")
+        raise ValueError(f"expected a whole number from 0 to {MOST_RETRIES}")
     return number
-
-
-def parse_truth(value: Any) -> bool:
-    """Read true or false."""
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    try:
-        return words[str(value).strip().lower()]
-    except KeyError:
-        raise ValueError("true or false") from None
 
 
 def parse_model(value: Any) -> str:
     """Read a provisioning model (``AllocationPolicy.ProvisioningModel``)."""
-    word = str(value).strip().upper()
-    if word not in ("STANDARD", "SPOT", "PREEMPTIBLE", "RESERVATION_BOUND", "FLEX_START"):
-        raise ValueError("STANDARD, SPOT or another provisioning model of Compute Engine")
-    return word
+    return one_of(("STANDARD", "SPOT", "PREEMPTIBLE", "RESERVATION_BOUND", "FLEX_START"))(value)
 
 
 def parse_count(value: Any) -> int:

@@ -9,7 +9,7 @@ from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from pipen_executors.executor import Lane, PipenExecutor
 from pipen_executors.jobdir import JOB_DIRECTORIES, JobDir
-from pipen_executors.settings import READERS, Checked
+from pipen_executors.settings import READERS, Checked, read
 from pipen_executors.settings import ExecutorSettings as SharedSettings
 from pipen_executors.spec import JobSpec
 
@@ -96,7 +96,7 @@ class Executor(PipenExecutor):
         """Return where job directories of earlier runs may lie, on whichever lane."""
         above = JOB_DIRECTORIES
         if settings.workdir:
-            above = READERS["workdir"](settings.workdir)
+            above = read("--pipen-workdir", settings.workdir, READERS["workdir"])
         return sorted(path for path in above.iterdir()) if above.is_dir() else []
 
     def settings_of(self, lane: Lane) -> list[tuple[str, str, str]]:

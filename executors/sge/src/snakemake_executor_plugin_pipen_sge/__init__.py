@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Optional
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from pipen_executors.executor import PipenExecutor
-from pipen_executors.settings import Checked, Default, one_of
+from pipen_executors.settings import Checked, Default
 from pipen_executors.settings import ExecutorSettings as SharedSettings
-from pipen_executors.units import parse_seconds
+from pipen_executors.units import one_of, parse_seconds
 
 if TYPE_CHECKING:
     from .scheduler import SgeScheduler
@@ -98,11 +98,11 @@ class Executor(PipenExecutor):
         return SgeScheduler(
             workdir,
             jobname_prefix=checked.jobname_prefix,
-            qsub=settings.qsub,
-            qstat=settings.qstat,
-            qdel=settings.qdel,
-            qacct=settings.qacct,
-            qconf=settings.qconf,
+            qsub=checked.command("qsub"),
+            qstat=checked.command("qstat"),
+            qdel=checked.command("qdel"),
+            qacct=checked.command("qacct"),
+            qconf=checked.command("qconf"),
             site=Site(
                 environment=settings.pe,
                 memory=checked.read("memory", resource_names),

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pipen_executors.exceptions import SettingError
 from pipen_executors.spec import JobSpec
-from pipen_executors.units import parse_megabytes
+from pipen_executors.units import parse_megabytes, parse_switch
 
 from .extra import Options, options_of, requests_of
 
@@ -48,25 +48,18 @@ def resource_names(value: str) -> tuple[str, ...]:
         return ()
     names = tuple(name.strip() for name in value.split(","))
     if not all(map(_NAME.fullmatch, names)):
-        raise ValueError("names of resources such as h_vmem, or none")
+        raise ValueError("expected names of resources such as h_vmem, or none")
     return names
 
 
-def _switch(value: Any) -> bool:
-    text = str(value).strip().lower()
-    if text not in ("true", "false", "yes", "no", "y", "n", "1", "0"):
-        raise ValueError("true or false")
-    return text in ("true", "yes", "y", "1")
-
-
 def _yes_or_no(value: Any) -> str:
-    return "y" if _switch(value) else "n"
+    return "y" if parse_switch(value) else "n"
 
 
 def _priority(value: Any) -> str:
     text = str(value).strip()
     if not re.fullmatch(r"[+-]?\d+", text) or not -1023 <= int(text) <= 1024:
-        raise ValueError("a whole number, -1023 to 1024")
+        raise ValueError("expected a whole number, -1023 to 1024")
     return str(int(text))
 
 
@@ -77,8 +70,8 @@ PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "sge_priority": ("p", _priority),
     "sge_requeue": ("r", _yes_or_no),
     "sge_reservation": ("R", _yes_or_no),
-    "sge_notify": ("notify", _switch),
-    "sge_export_env": ("V", _switch),
+    "sge_notify": ("notify", parse_switch),
+    "sge_export_env": ("V", parse_switch),
     "sge_mail_on": ("m", str),
     "sge_mail_address": ("M", str),
     "sge_hold_jid": ("hold_jid", str),
@@ -180,7 +173,7 @@ def _minutes_or_clock(value: Any) -> str:
     """Read a time as snakemake-executor-plugin-sge does: minutes, HH:MM or HH:MM:SS."""
     parts = str(value).strip().split(":")
     if not 1 <= len(parts) <= 3 or not all(part.isdigit() for part in parts):
-        raise ValueError("minutes, HH:MM or HH:MM:SS")
+        raise ValueError("expected minutes, HH:MM or HH:MM:SS")
     hours, minutes, seconds = {
         1: ["0", *parts, "0"],
         2: [*parts, "0"],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pipen_executors.doctor import Entry, Finding, Place, command, failure, ok, warning
 from pipen_executors.exceptions import SchedulerError
 from pipen_executors.process import run
+from pipen_executors.settings import Checked
 
 from . import accounting, parse
 from .commands import Commands
@@ -32,6 +33,7 @@ class SeenQueue:
         return f"queue {self.name}: {self.total} slots, {limits}"
 
 
+_COMMANDS: Final = ("qsub", "qstat", "qdel", "qacct", "qconf")
 _LIMITS: Final = ("h_rt", "s_rt", "h_vmem", "s_vmem", "h_cpu")
 
 
@@ -61,28 +63,29 @@ def queues(shown: str, loads: str) -> list[SeenQueue]:
 
 async def checks(place: Place) -> AsyncIterator[Finding]:
     """Look at commands, master, parallel environments, queues and accounting."""
-    settings = place.checked.settings
+    checked = place.checked
     missing = False
     for name in ("qsub", "qstat", "qdel", "qconf", "qacct"):
-        found, said = await command([getattr(settings, name), "-help"], f"--pipen-sge-{name}")
+        found, said = await command([checked.command(name), "-help"], f"--pipen-sge-{name}")
         yield found
         missing = missing or not said
     if missing:
         return
-    configuration = parse.table(await _said(settings.qconf, "-sconf"))
+    configuration = parse.table(await _said(checked.command("qconf"), "-sconf"))
     yield ok(f"the master answers; spool directory {configuration.get('execd_spool_dir', '?')}")
-    seen = await _seen_queues(settings)
+    seen = await _seen_queues(checked)
     for finding in _queues(seen):
         yield finding
-    rules = await _commands(settings).environments()
-    yield _environments(rules, settings.pe, {name for queue in seen for name in queue.pe_list})
-    yield await _accounting(settings, configuration)
+    rules = await _commands(checked).environments()
+    yield _environments(
+        rules, checked.settings.pe, {name for queue in seen for name in queue.pe_list}
+    )
+    yield await _accounting(checked, configuration)
 
 
-def _commands(settings: Any) -> Commands:
-    return Commands(
-        settings.qsub, settings.qstat, settings.qdel, settings.qacct, settings.qconf
-    )  # fmt: skip
+def _commands(checked: Checked) -> Commands:
+    qsub, qstat, qdel, qacct, qconf = map(checked.command, _COMMANDS)
+    return Commands(qsub, qstat, qdel, qacct, qconf)
 
 
 async def _said(*words: str) -> str:
@@ -92,12 +95,13 @@ async def _said(*words: str) -> str:
     return done.stdout
 
 
-async def _seen_queues(settings: Any) -> list[SeenQueue]:
-    names = (await _said(settings.qconf, "-sql")).split()
+async def _seen_queues(checked: Checked) -> list[SeenQueue]:
+    qconf = checked.command("qconf")
+    names = (await _said(qconf, "-sql")).split()
     if not names:
         return []
-    shown = await _said(settings.qconf, "-sq", ",".join(names))
-    return queues(shown, await _said(settings.qstat, "-g", "c"))
+    shown = await _said(qconf, "-sq", ",".join(names))
+    return queues(shown, await _said(checked.command("qstat"), "-g", "c"))
 
 
 def _queues(found: Sequence[SeenQueue]) -> Iterator[Finding]:
@@ -131,10 +135,10 @@ def _environments(rules: Mapping[str, str], chosen: str | None, offered: set[str
     )
 
 
-async def _accounting(settings: Any, configuration: Mapping[str, str]) -> Finding:
+async def _accounting(checked: Checked, configuration: Mapping[str, str]) -> Finding:
     """Look whether qacct has its file, and how late it is."""
     try:
-        done = await run([settings.qacct], patience=60)
+        done = await run([checked.command("qacct")], patience=60)
     except SchedulerError as error:
         return warning(f"accounting cannot be asked: {error}", "ends are still seen at once")
     if done.rc != 0:
@@ -148,16 +152,15 @@ async def _accounting(settings: Any, configuration: Mapping[str, str]) -> Findin
 
 async def entries(place: Place) -> AsyncIterator[Entry]:
     """Name the parallel environments, and queues to choose from."""
-    settings = place.checked.settings
     yield Entry("jobs", 500, "jobs in the queue at once; more make larger arrays")
-    rules = await _commands(settings).environments()
+    rules = await _commands(place.checked).environments()
     obvious = parse.obvious_environment(rules)
     for name, rule in rules.items():
         yield Entry(
             "pipen-sge-pe",
             name,
             f"parallel environment with allocation rule {rule}",
-            certain=name == obvious and name == settings.pe,
+            certain=name == obvious and name == place.checked.settings.pe,
         )
-    for queue in await _seen_queues(settings):
+    for queue in await _seen_queues(place.checked):
         yield Entry("default-resources/sge_queue", queue.name, queue.describe(), certain=False)

@@ -59,12 +59,12 @@ def options_of(text: str) -> Options:
     Raises
     ------
     ValueError
-        If it cannot be read; the text completes "it must be …".
+        If it cannot be read.
     """
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"quoted as for a shell ({error})") from None
+        raise ValueError(f"expected options, quoted as for a shell ({error})") from None
     options: Options = {}
     name = ""
     for word in words:
@@ -77,7 +77,7 @@ def options_of(text: str) -> Options:
         elif name:
             _add(options, name, word)
         elif not _add_long(options, word):
-            raise ValueError("options of qsub, each beginning with a dash")
+            raise ValueError(f"{word!r} is no option of qsub; each begins with a dash")
     return options
 
 

@@ -88,7 +88,9 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
             command_line(options)
         except ValueError as error:
             where = f"an option of rule {spec.rule}"
-            raise SettingError(where, options, f"quoted as for a shell ({error})") from None
+            raise SettingError(
+                where, options, f"expected values quoted as for a shell ({error})"
+            ) from None
         if self._wants_environment(spec) and not self._without_answer:
             try:
                 asyncio.run(self._find_environment())
@@ -121,8 +123,8 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
             raise SettingError(
                 "--pipen-sge-pe (or resource sge_pe)",
                 None,
-                "the parallel environment for jobs with several threads, because there is not "
-                f"exactly one that keeps all slots on one host; there is {there or 'none'}",
+                "jobs with several threads need a parallel environment, and there is not exactly "
+                f"one that keeps all slots on one host; there are: {there or 'none'}",
             )
         self._site = replace(self._site, environment=environment)
 

@@ -63,17 +63,16 @@ class Executor(PipenExecutor):
 
         settings = checked.settings
         partitions = []
-        if settings.partition_config:
-            path = Path(settings.partition_config).expanduser()
+        if (path := checked.path("partition_config")) is not None:
             partitions = read_partitions(path, checked.where("partition_config"))
         return SlurmScheduler(
             workdir,
             jobname_prefix=checked.jobname_prefix,
-            sbatch=settings.sbatch,
-            squeue=settings.squeue,
-            scancel=settings.scancel,
-            sacct=settings.sacct,
-            scontrol=settings.scontrol,
+            sbatch=checked.command("sbatch"),
+            squeue=checked.command("squeue"),
+            scancel=checked.command("scancel"),
+            sacct=checked.command("sacct"),
+            scontrol=checked.command("scontrol"),
             partitions=partitions,
             exclude_failed_nodes=settings.exclude_failed_nodes,
         )

@@ -13,9 +13,8 @@ from math import ceil
 from typing import Any, Final
 
 from pipen_executors.exceptions import SettingError
-from pipen_executors.settings import whole_number
 from pipen_executors.spec import JobSpec
-from pipen_executors.units import parse_megabytes
+from pipen_executors.units import parse_megabytes, whole_number
 
 Options = dict[str, Any]
 

@@ -6,15 +6,16 @@ import os
 import pwd
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from pipen_executors.doctor import Entry, Finding, Place, command, failure, ok, warning
 from pipen_executors.exceptions import SchedulerError
 from pipen_executors.process import run
+from pipen_executors.settings import Checked
 
 from . import parse
 from .commands import Commands, clean_environment
 
+_COMMANDS = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
 _OLDEST = (22, 5)
 PARTITIONS = "%R|%a|%l|%c|%m|%D|%P"
 """Format of sinfo(1): name, state, time limit, CPUs and megabytes of a node, number of nodes,
@@ -101,10 +102,9 @@ def release(text: str) -> tuple[int, int] | None:
 
 async def checks(place: Place) -> AsyncIterator[Finding]:
     """Look at commands, controller, accounting, partitions and accounts."""
-    settings = place.checked.settings
     missing = False
     for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct"):
-        path = getattr(settings, name)
+        path = place.checked.command(name)
         found, said = await command([path, "--version"], f"--pipen-slurm-{name}")
         yield found
         if name != "sacct":
@@ -117,7 +117,7 @@ async def checks(place: Place) -> AsyncIterator[Finding]:
             )
     if missing:
         return
-    commands = _commands(settings)
+    commands = _commands(place.checked)
     config = await commands.configuration()
     yield ok(
         f"cluster {config.get('ClusterName', '?')} answers; arrays of up to "
@@ -130,9 +130,9 @@ async def checks(place: Place) -> AsyncIterator[Finding]:
         yield finding
 
 
-def _commands(settings: Any) -> Commands:
-    paths = (settings.sbatch, settings.squeue, settings.scancel, settings.sacct)
-    return Commands(*paths, settings.scontrol)
+def _commands(checked: Checked) -> Commands:
+    sbatch, squeue, scancel, sacct, scontrol = map(checked.command, _COMMANDS)
+    return Commands(sbatch, squeue, scancel, sacct, scontrol)
 
 
 async def _accounting(commands: Commands) -> Finding:
@@ -148,7 +148,7 @@ async def _accounting(commands: Commands) -> Finding:
 
 async def _said(place: Place, name: str, *arguments: str) -> str:
     """Run a command that lies beside squeue; nothing if it fails."""
-    beside = os.path.join(os.path.dirname(place.checked.settings.squeue), name)
+    beside = os.path.join(os.path.dirname(place.checked.command("squeue")), name)
     try:
         done = await run([beside, *arguments], env=clean_environment(os.environ), patience=30)
     except SchedulerError:
@@ -201,8 +201,7 @@ def _names(values: Iterable[str]) -> str:
 
 async def entries(place: Place) -> AsyncIterator[Entry]:
     """Name partition and account, and how many jobs may be in the queue."""
-    settings = place.checked.settings
-    commands = _commands(settings)
+    commands = _commands(place.checked)
     largest = parse.largest_array(await commands.configuration())
     yield Entry("jobs", min(largest, 500), "jobs in the queue at once; more make larger arrays")
     found = await _seen_partitions(place)

@@ -113,7 +113,7 @@ def _minutes(value: Any) -> float:
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("a number")
+        raise ValueError("expected a number")
     return value
 
 
@@ -143,22 +143,22 @@ def read_partitions(path: Path, where: str) -> list[Partition]:
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise SettingError(where, str(path), f"a readable YAML file ({error})") from None
+        raise SettingError(where, str(path), f"it cannot be read as YAML ({error})") from None
     tables = content.get("partitions") if isinstance(content, Mapping) else None
     if not isinstance(tables, Mapping) or not tables:
-        raise SettingError(where, str(path), "a file with a table 'partitions'")
+        raise SettingError(where, str(path), "it has no table 'partitions'")
     known = {f.name for f in fields(Partition)} - {"name"}
     partitions = []
     for name, table in tables.items():
         values: dict[str, Any] = {}
         if not isinstance(table, (Mapping, NoneType)):
-            raise SettingError(f"{where}: partition {name}", table, "a table of limits")
+            raise SettingError(f"{where}: partition {name}", table, "expected a table of limits")
         for key, value in (table or {}).items():
             if key in ("clusters", "slurm_cluster"):
                 key = "cluster"
             if key not in known:
-                right = f"one of {', '.join(sorted(known))}"
-                raise SettingError(f"{where}: key in partition {name}", key, right)
+                problem = f"expected one of {', '.join(sorted(known))}"
+                raise SettingError(f"{where}: key in partition {name}", key, problem)
             try:
                 values[key] = _READERS[key](value) if key in _READERS else value
             except ValueError as error:
@@ -188,7 +188,7 @@ def choose(partitions: Sequence[Partition], spec: JobSpec, options: Mapping[str,
         raise SettingError(
             f"what rule {spec.rule} asks for",
             shown,
-            f"within the limits of one of the partitions {', '.join(n for _, n in fits)}",
+            f"none of the partitions {', '.join(n for _, n in fits)} can run that",
         )
     best = max(fit for fit, _ in possible)
     return next(name for fit, name in possible if fit == best)

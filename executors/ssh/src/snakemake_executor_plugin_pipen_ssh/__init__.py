@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, List, Optional
 from snakemake_interface_executor_plugins.settings import CommonSettings, SharedFSUsage
 
 from pipen_executors.executor import PipenExecutor
-from pipen_executors.settings import Checked, Default, one_of
+from pipen_executors.settings import Checked, Default
 from pipen_executors.settings import ExecutorSettings as SharedSettings
-from pipen_executors.units import parse_seconds
+from pipen_executors.units import one_of, parse_seconds
 
 if TYPE_CHECKING:
     from .scheduler import SshScheduler
@@ -91,9 +91,9 @@ class Executor(PipenExecutor):
         how = "none" if shared or storage.default_storage_provider else "sftp"
         if checked.settings.staging is not None:
             how = checked.read("staging", one_of(("none", "sftp")))
-        config = checked.settings.ssh_config
+        config = checked.path("ssh_config")
         access = Access(
-            config=None if config is None else (str(Path(config).expanduser()),),
+            config=None if config is None else (str(config),),
             connect_timeout=checked.read("connect_timeout", parse_seconds),
             host_timeout=checked.read("host_timeout", parse_seconds),
         )

@@ -133,7 +133,7 @@ class Fleet:
                 raise SettingError(
                     f"resource {name} of rule {spec.rule}",
                     value,
-                    f"at most {max(known)}, which is what the largest of the servers has ({where})",
+                    f"the largest of the servers ({where}) has {max(known)}",
                 )
 
     def is_hopeless(self, spec: JobSpec) -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipen_executors.settings import whole_number
-from pipen_executors.units import parse_megabytes
+from pipen_executors.units import parse_megabytes, whole_number
 
 _FORM: Final = "[USER@]HOST[:PORT][,KEY=VALUE...]"
 _NAME: Final = re.compile(r"[\w.@%:\[\]-]+", re.ASCII)
@@ -67,7 +66,7 @@ def _groups(value: Any) -> tuple[str, ...]:
 
 def _path(value: Any) -> str:
     if not str(value).startswith(("/", "~/")):
-        raise ValueError("a path that begins with / or ~/")
+        raise ValueError("expected a path that begins with / or ~/")
     return str(value)
 
 
@@ -95,7 +94,7 @@ def parse_servers(value: Any) -> list[Server]:
     Raises
     ------
     ValueError
-        With a text that completes "it must be …".
+        With a sentence that says what is wrong.
     """
     if isinstance(value, Mapping):
         servers = [_from_table(name, {"host": name, **table}) for name, table in value.items()]
@@ -104,9 +103,9 @@ def parse_servers(value: Any) -> list[Server]:
         servers = [_from_item(item) for item in items]
     names = [server.name for server in servers]
     if not names:
-        raise ValueError(f"one or more of {_FORM}")
+        raise ValueError(f"expected one or more of {_FORM}")
     if again := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"a list without repetitions ({', '.join(sorted(again))} is)")
+        raise ValueError(f"{', '.join(sorted(again))} is listed twice")
     return servers
 
 
@@ -120,29 +119,27 @@ def _from_item(item: Any) -> Server:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            raise ValueError(f"one or more of {_FORM} ({pair!r} in {item!r} has no '=')")
+            raise ValueError(f"{pair!r} in {item!r} has no '='; expected {_FORM}")
         table[key.strip()] = text
     return _from_table(name, table)
 
 
 def _from_table(name: str, table: Mapping[str, Any]) -> Server:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"one or more of {_FORM} ({name!r} is none)")
+        raise ValueError(f"{name!r} is no host; expected {_FORM}")
     values = {}
     for key, value in table.items():
         if key in _OF_PIPEN:
             continue
         if key not in _READERS:
-            raise ValueError(
-                f"made with the keys {', '.join(_READERS)} ({key!r} of {name} is none)"
-            )
+            raise ValueError(f"{name} has an unknown key {key!r}; there are {', '.join(_READERS)}")
         try:
             values[key] = _READERS[key](value)
         except ValueError as error:
-            raise ValueError(f"right: {key} of {name} is {value!r} and must be {error}") from None
+            raise ValueError(f"{key} of {name} is {value!r}: {error}") from None
     match = _ADDRESS.fullmatch(values.get("host", ""))
     if match is None:
-        raise ValueError(f"one or more of {_FORM} ({values.get('host', name)!r} is none)")
+        raise ValueError(f"{values.get('host', name)!r} is no host; expected {_FORM}")
     values["host"] = match["v6"] or match["host"]
     if match["user"]:
         values.setdefault("user", match["user"])
@@ -164,6 +161,6 @@ def chosen(servers: Sequence[Server], wanted: str) -> list[Server]:
         named = [server for server in servers if server.is_called(name)]
         if not named:
             known = sorted({n for s in servers for n in (s.name, *s.groups)})
-            raise ValueError(f"one of the servers or their groups: {', '.join(known)}")
+            raise ValueError(f"{name!r} is no server and no group; there are {', '.join(known)}")
         found += named
     return found

@@ -314,7 +314,9 @@ def report(
     elif kind == ".parquet":
         write_parquet(path, rows(runs))
     else:
-        raise UserError(f"--output is {str(path)!r}; it must end in .html, .csv or .parquet")
+        raise UserError(
+            f"--output is {str(path)!r}: expected a name that ends in .html, .csv or .parquet."
+        )
     print(path, file=sys.stderr)
 
 

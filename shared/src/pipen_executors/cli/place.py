@@ -40,8 +40,8 @@ def _given(backend: str, settings: Sequence[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         name = name.removeprefix(f"pipen-{backend}-").replace("-", "_")
         if not equals or name not in known:
-            right = f"NAME=VALUE with one of the names {', '.join(sorted(known))}"
-            raise SettingError("--set", setting, right)
+            names = ", ".join(sorted(known))
+            raise SettingError("--set", setting, f"expected NAME=VALUE with one of {names}")
         if getattr(known[name].type, "__origin__", None) is list:
             given[name] = given.get(name, []) + shlex.split(value)
         else:
@@ -52,7 +52,7 @@ def _given(backend: str, settings: Sequence[str]) -> dict[str, Any]:
 def _named(backend: str) -> str:
     name = backend.removeprefix("pipen-")
     if name not in BACKENDS:
-        raise UserError(f"BACKEND is {backend!r}; it must be one of {', '.join(BACKENDS)}.")
+        raise UserError(f"BACKEND is {backend!r}: expected one of {', '.join(BACKENDS)}.")
     return name
 
 
@@ -124,7 +124,7 @@ def profile(
         return
     path = output / "config.yaml"
     if path.exists():
-        raise UserError(f"{path} is there already; --output must be another directory.")
+        raise UserError(f"{path} exists already: give another directory to --output.")
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     console().print(f"{path}: snakemake --profile {output}", soft_wrap=True)
