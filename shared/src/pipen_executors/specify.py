@@ -115,7 +115,7 @@ class Specifier:
     def _check_name(self, name: str, rule: str) -> None:
         if name.startswith("pipen_") and name not in self._names:
             raise UserError(
-                f"Rule {rule} has a resource {name}, which means nothing here; there are "
+                f"There is no resource {name}, as of rule {rule}; there are "
                 f"{', '.join(sorted(self._names))}."
             )
 
