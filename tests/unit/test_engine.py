@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from pipen_executors import requests
 from pipen_executors.states import ExitReason
 
 from ..conformance.harness import wait_for
+from .failing_files import fail_below
 from .fake import Run
 
 
@@ -117,3 +120,109 @@ def test_job_under_way_whose_id_is_not_known(run: Run) -> None:
     assert job.outcome is not None
     assert job.outcome.ok
     assert run.scheduler.submissions == []
+
+
+# -- file systems that fail for a moment ---------------------------------------------------
+
+
+def test_every_call_fails_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No job is lost, none runs twice, nothing is left; it is said once for each error."""
+    failed = fail_below(monkeypatch, run.root)
+    specs = [run.spec(f"a{n}", f"echo x >> {run.root}/ran{n}; : > out{n}\n") for n in range(2)]
+    run.submit(
+        *(replace(spec, outputs=(f"out{n}",)) for n, spec in enumerate(specs)),
+        run.spec("bad", "echo why >&2; exit 3\n"),
+    )
+    ended = run.wait(3, timeout=120)
+    outcome = ended.pop("bad").outcome
+    assert outcome is not None
+    assert (outcome.reason, outcome.rc) == (ExitReason.NONZERO_EXIT, 3)
+    reasons = [job.outcome.reason for job in ended.values() if job.outcome]
+    assert reasons == [ExitReason.COMPLETED] * 2
+    run.close()
+    monkeypatch.undo()
+    assert all((run.root / f"ran{n}").read_text() == "x\n" for n in range(2))
+    assert list((run.root / ".events").iterdir()) == []
+    assert all(job.directory.jid(job.token) == job.jid for job in ended.values())
+    assert {"open()", "open", "mkdir", "lstat", "unlink"} <= failed.keys()
+    assert len(run.messages) == len(set(run.messages)) <= 4
+    assert not run.broken
+
+
+def test_events_that_cannot_be_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler is asked meanwhile, and the jobs' files tell how they ended."""
+    fail_below(monkeypatch, run.root / ".events", times=10**9, calls=("listdir",))
+    run.submit(run.spec("a", ":\n"), run.spec("b", "exit 3\n"))
+    ended = run.wait(2, timeout=60)
+    assert [job.outcome.rc for _, job in sorted(ended.items()) if job.outcome] == [0, 3]
+
+
+def test_directory_that_stays_unreadable_fails_its_job_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "jobs", files_patience=0.5)
+    bad = run.spec("bad", "exit 3\n")
+    place = run.engine.make_job(bad).directory.path
+    fail_below(monkeypatch, place, times=10**9, calls=("open",), name="job.info")
+    run.submit(bad, run.spec("good", ":\n"))
+    ended = run.wait(2)
+    outcomes = {name: job.outcome.reason for name, job in ended.items() if job.outcome}
+    assert outcomes == {"bad": ExitReason.UNREADABLE, "good": ExitReason.COMPLETED}
+    run.close()
+
+
+def test_outputs_that_cannot_be_looked_at_are_not_missing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, other than one that is not there (--latency-wait)."""
+    spec = run.spec("a", ": > out\n", outputs=("out",), latency_wait=0.0)
+    looked = fail_below(monkeypatch, run.root / "out", times=4, calls=("lstat",))
+    run.submit(spec, run.spec("b", ":\n", outputs=("no",), latency_wait=0.0))
+    ended = run.wait(2)
+    outcomes = {name: job.outcome.reason for name, job in ended.items() if job.outcome}
+    assert outcomes == {"a": ExitReason.COMPLETED, "b": ExitReason.MISSING_OUTPUT}
+    assert looked["lstat"] == 4
+
+
+def test_submission_waits_for_a_full_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = fail_below(
+        monkeypatch, run.root, errors=[errno.ENOSPC], times=3, calls=("open",), name="job.script"
+    )
+    run.submit(run.spec("a", ":\n"))
+    outcome = run.wait(1)["a"].outcome
+    assert outcome is not None
+    assert outcome.ok
+    assert failed["open"] == 3
+    assert [text for text in run.messages if "No space left" in text] == [
+        f"The file system of {run.root} fails (No space left on device); trying again"
+    ]
+
+
+def test_directory_that_may_not_be_written_fails_its_job_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_below(
+        monkeypatch, run.root, errors=[errno.EACCES], times=9, calls=("open",), name="job.script"
+    )
+    run.submit(run.spec("a", ":\n"))
+    outcome = run.wait(1)["a"].outcome
+    assert outcome is not None
+    assert outcome.reason is ExitReason.SUBMIT_FAILURE
+    assert outcome.detail.endswith("job.script: Permission denied")
+
+
+def test_cancelled_while_the_disk_is_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_below(
+        monkeypatch,
+        run.root,
+        errors=[errno.ENOSPC],
+        times=10**9,
+        calls=("open",),
+        name="job.script",
+    )
+    run.submit(run.spec("a", ":\n"))
+    wait_for(lambda: any("No space left" in text for text in run.messages), "the message")
+    run.engine.cancel()
+    outcome = run.wait(1)["a"].outcome
+    assert outcome is not None
+    assert outcome.reason is ExitReason.CANCELLED

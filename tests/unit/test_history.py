@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import os
@@ -16,6 +18,7 @@ from pipen_executors.runs import JobStory, Run, read_runs, runs_in
 from pipen_executors.states import ExitReason, Phase
 from pipen_executors.usage import MIB, RuleUsage, by_rule
 
+from ..conformance.harness import wait_for
 from .fake import FakeScheduler
 from .fake import Run as EngineRun
 
@@ -112,7 +115,7 @@ def test_torn_and_foreign_lines_are_passed_over() -> None:
 
 
 def test_disk_that_cannot_be_written(tmp_path: Path) -> None:
-    """The run goes on, and it is said once."""
+    """The run goes on; that it is so is said once, and at the end what it has cost."""
     said: list[str] = []
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / HISTORY).symlink_to("/dev/full")
@@ -120,8 +123,50 @@ def test_disk_that_cannot_be_written(tmp_path: Path) -> None:
     run.submit(run.spec("a", "true\n"))
     assert run.wait(1)["a"].outcome is not None
     run.close()
-    assert len(said) == 1
+    assert len(said) == 2
     assert "No space left" in said[0]
+    assert "is not complete" in said[1]
+
+
+def test_disk_that_was_full_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is lost, and a line of which a part was written is there once."""
+    said: list[str] = []
+    full = threading.Event()
+    full.set()
+    write = os.write
+
+    def write_some(descriptor: int, data: bytes) -> int:
+        if not full.is_set() or b'"event":"' not in data:
+            return write(descriptor, data)
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[: len(data) // 2])
+
+    monkeypatch.setattr(os, "write", write_some)
+    changes: list[Change] = []
+    history = History(str(tmp_path / "jobs"), {}, said.append, [changes.append])
+    run = EngineRun(tmp_path / "jobs", [history])
+    run.submit(run.spec("a", "true\n"))
+    run.wait(1)
+    wait_for(lambda: said, "the failure")
+    full.clear()
+    run.close()
+    assert len(said) == 1
+    text = (tmp_path / "jobs" / HISTORY).read_text()
+    (seen,) = runs_in(text.splitlines(), tmp_path / "jobs")
+    assert seen.over is not None
+    assert [job.phase for job in seen.jobs.values()] == [Phase.DONE]
+    whole = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            whole.append(json.loads(line))
+    assert [line["event"] for line in whole] == [
+        "run",
+        "job",
+        *(c.phase for c in changes[:-1]),
+        "ended",
+        "over",
+    ]
 
 
 def test_live_line() -> None:

@@ -53,7 +53,10 @@ class Limits:
         Longest time between two queries of the scheduler, in seconds.
     submit_patience
         Seconds for which a submission is repeated while the scheduler cannot be
-        reached, before the job fails.
+        reached, or a disk is full, before the job fails.
+    files_patience
+        Seconds for which the files of an ended job are looked for while their file system
+        fails, before the job fails.
     """
 
     forks: int | None = None
@@ -61,3 +64,4 @@ class Limits:
     submit_rate: tuple[int, float] | None = None
     query_ceiling: float = 60
     submit_patience: float = 3600
+    files_patience: float = 600

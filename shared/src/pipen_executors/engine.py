@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import SimpleNamespace
-from typing import Final
+from typing import Final, TypeVar
 
 from aiolimiter import AsyncLimiter
 
-from . import requests
+from . import filesystem, requests
 from .client import Client, Limits
 from .events import parse_event
 from .exceptions import SchedulerError, TransientError
@@ -32,7 +31,7 @@ from .explainer import NOTHING, Explainer
 from .hooks import Hooks
 from .job import Job
 from .jobdir import JobDir
-from .patience import persist
+from .patience import persist, repeat
 from .scheduler import SchedulerPostInit
 from .spec import JobSpec
 from .states import ExitReason, JobState, Outcome, Presence, outcome_of
@@ -45,6 +44,9 @@ _FETCH_PATIENCE: Final = 600.0
 _MANY: Final = 20
 _LIMIT_PAUSE: Final = (4.0, 8.0)
 _NOT_SUBMITTED: Final = "before it was submitted"
+_FILES_PAUSES: Final = (0.0, 0.02, 5.0)
+"""A stale handle is right at the next call already; a full disk may take long."""
+T = TypeVar("T")
 _ACTIVE: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
 
 
@@ -85,6 +87,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sought: set[Job] = set()
         self._submitting: dict[Job, list[str]] = {}
+        self._untaken: list[str] = []
         self._count = 0
         self._halted = False
         self.cancelling = False
@@ -116,7 +119,7 @@ class Engine:
         job = Job(self._count, spec, directory)
         self._count += 1
         job.fingerprint = spec.fingerprint()
-        job.record = job.directory.record()
+        job.record = filesystem.repeat(job.directory.record)
         return job
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -178,6 +181,7 @@ class Engine:
             self._spawn(work())
         await self._stop.wait()
         self._flush()
+        self._take_in(())
         # What is left has nobody to tell: questions about jobs that have been ended.
         for task in self._tasks:
             task.cancel()
@@ -203,6 +207,63 @@ class Engine:
         except Exception as error:
             self._client.on_broken(error)
 
+    # -- files of jobs -----------------------------------------------------------------
+
+    async def _when_readable(self, work: Callable[[], Awaitable[T]], patience: float) -> T:
+        """Do what needs the files of a job, again with back-off while their file system fails.
+
+        Parameters
+        ----------
+        work
+            What is done; it may be done in part and begun again.
+        patience
+            Seconds after which it is given up.
+
+        Raises
+        ------
+        TransientError
+            If the file system still fails then, or all jobs are cancelled meanwhile.
+        OSError
+            If the error is not one that passes.
+        """
+
+        async def attempt() -> T:
+            with filesystem.passing_as_transient():
+                return await work()
+
+        return await repeat(
+            attempt,
+            patience,
+            warn=self._warn_of_files,
+            unless=self._cancel_asked,
+            pauses=_FILES_PAUSES,
+        )
+
+    async def _advance(self, job: Job, step: Callable[[], Awaitable[None]]) -> None:
+        """Take one ended job a step further; if its files stay unreadable, only it fails."""
+        try:
+            await self._when_readable(step, self._limits.files_patience)
+        except (TransientError, OSError) as error:
+            detail = filesystem.describe(error)
+            reason = ExitReason.UNREADABLE
+            if job.state is JobState.KILLING:
+                reason, detail = ExitReason.CANCELLED, "by this run"
+            self._end(job, Outcome(reason, detail=detail))
+
+    def _warn_of_files(self, text: str) -> None:
+        """Say once for each error that the file system fails; its files are many."""
+        _, _, why = text.removesuffix("; trying again").rpartition(": ")
+        self._warn_once(f"The file system of {self._root} fails ({why}); trying again")
+
+    def _take_in(self, names: Sequence[str]) -> None:
+        """Remove events; those that cannot be removed now, with the next ones."""
+        names, self._untaken = [*self._untaken, *names], []
+        try:
+            self.scheduler.take_in_events(names)
+        except OSError as error:
+            self._warn_of_files(filesystem.describe(error))
+            self._untaken = names
+
     # -- submission ------------------------------------------------------------------
 
     def _take(self, jobs: list[Job]) -> None:
@@ -211,7 +272,8 @@ class Engine:
         for job in jobs:
             self._jobs[job.spec.key] = job
         for job in known:
-            job._jid = job.directory.jid(job.token) or None
+            with contextlib.suppress(OSError):  # it is read again
+                job._jid = job.directory.jid(job.token) or None
             job.set_state(JobState.SUBMITTED)
         if known:
             self._spawn(self._take_up(known))
@@ -277,14 +339,7 @@ class Engine:
                     continue
                 if self._limiter is not None:
                     await self._limiter.acquire()
-                try:
-                    job.record = job.directory.open_attempt(
-                        job.spec, job.trial_count + 1, job.fingerprint
-                    )
-                    self.scheduler.write_wrapper(job)
-                except OSError as error:
-                    self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(error)))
-                else:
+                if await self._write(job):
                     ready.append(job)
             if not ready:
                 return
@@ -312,7 +367,8 @@ class Engine:
                 reason = ExitReason.CANCELLED if killed else answer.reason
                 self._end(job, Outcome(reason, detail=str(answer)))
                 continue
-            job.remember_jid(answer)
+            job.take_jid(answer)
+            self._write_jid(job)
             job.seen = time.monotonic()
             self._client.on_submitted(job)
             await self._hooks.fire("on_job_submitted", self.scheduler, job)
@@ -324,6 +380,40 @@ class Engine:
         self._wake_reconciler.set()
         if late:
             await persist(self.scheduler.kill_jobs, late, _KILL_PATIENCE, warn=self._warn)
+
+    async def _write(self, job: Job) -> bool:
+        """Write the files of a submission; False if that cannot be, and the job has ended."""
+
+        async def write() -> None:
+            job.record = job.directory.open_attempt(job.spec, job.trial_count + 1, job.fingerprint)
+            self.scheduler.write_wrapper(job)
+
+        try:
+            await self._when_readable(write, self._limits.submit_patience)
+        except (TransientError, OSError) as error:
+            killed = job.state is JobState.KILLING
+            reason = ExitReason.CANCELLED if killed else ExitReason.SUBMIT_FAILURE
+            detail = filesystem.describe(error)
+            self._end(job, Outcome(reason, detail=_NOT_SUBMITTED if killed else detail))
+            return False
+        return True
+
+    def _write_jid(self, job: Job) -> None:
+        """Write down a job's id, later if that cannot be now: the job runs all the same."""
+
+        async def write() -> None:
+            if job.jid:
+                job.write_jid()
+
+        async def write_later() -> None:
+            with contextlib.suppress(TransientError, OSError):
+                await self._when_readable(write, self._limits.files_patience)
+
+        try:
+            job.write_jid()
+        except OSError as error:
+            self._warn_of_files(filesystem.describe(error))
+            self._spawn(write_later())
 
     def _submit_later(self, job: Job, why: TransientError) -> None:
         """Put a job back that the scheduler does not take for now (a limit of its own)."""
@@ -431,7 +521,7 @@ class Engine:
         self._client.on_message(f"Job {job.spec.rule} ({job.jid}) ended meanwhile; collected.")
         self._client.on_submitted(job)
         self._hooks.call("on_job_taken_up", scheduler=self.scheduler, job=job)
-        self.scheduler.take_in_events([f"{job.event_key}.start", f"{job.event_key}.end.0"])
+        self._take_in([f"{job.event_key}.start", f"{job.event_key}.end.0"])
         job.settling = True
         self._finish_soon(job, outcome_of(0))
         return True
@@ -475,7 +565,7 @@ class Engine:
                 await self._started(job)
             elif not _has_ended(job):
                 self._ended_with(job, event.rc)
-        self.scheduler.take_in_events(done)
+        self._take_in(done)
 
     async def _started(self, job: Job) -> None:
         if job.state is JobState.SUBMITTED:
@@ -491,15 +581,15 @@ class Engine:
         if rc == 0:
             self._finish_soon(job, outcome_of(0))
         else:
-            self._spawn(self._explain(job, rc))
+            self._spawn(self._advance(job, lambda: self._explain(job, rc)))
 
     def _finish_soon(self, job: Job, outcome: Outcome) -> None:
         if not self.scheduler.fs_shared:
-            self._spawn(self._fetch_and_finish(job, outcome))
-        elif all(map(os.path.lexists, self._expected(job))):
+            self._spawn(self._advance(job, lambda: self._fetch_and_finish(job, outcome)))
+        elif self._outputs_are_there(job):
             self._end(job, outcome)
         else:
-            self._spawn(self._await_outputs(job, outcome))
+            self._spawn(self._advance(job, lambda: self._await_outputs(job, outcome)))
 
     async def _fetch_and_finish(self, job: Job, outcome: Outcome) -> None:
         failure = await self._fetch(job, outputs=True)
@@ -512,12 +602,13 @@ class Engine:
         """Bring the files of a job here; return why they do not come, if so."""
 
         async def fetch(_: Sequence[Job]) -> None:
-            await self.scheduler.fetch(job, outputs=outputs)
+            with filesystem.passing_as_transient():
+                await self.scheduler.fetch(job, outputs=outputs)
 
         try:
             await persist(fetch, [job], _FETCH_PATIENCE, warn=self._warn, unless=self._cancel_asked)
         except (SchedulerError, OSError) as error:
-            return str(error) or repr(error)
+            return filesystem.describe(error)
         return None
 
     def _expected(self, job: Job) -> Iterable[str]:
@@ -527,9 +618,15 @@ class Engine:
         here = [path for path in job.spec.outputs if path not in elsewhere]
         return (f"{base}/{path}" if not path.startswith("/") else path for path in here)
 
+    def _outputs_are_there(self, job: Job) -> bool:
+        try:
+            return all(map(filesystem.exists, self._expected(job)))
+        except OSError:
+            return False  # they are looked for again
+
     async def _missing(self, job: Job) -> list[str]:
         """Return outputs that are not there; of those in storage, their addresses."""
-        missing = [path for path in self._expected(job) if not os.path.lexists(path)]
+        missing = [path for path in self._expected(job) if not filesystem.exists(path)]
         if not self.scheduler.fs_shared:
             addresses = [job.spec.addresses.get(path) for path in job.spec.outputs]
             missing += await self.scheduler.missing([one for one in addresses if one])
@@ -557,7 +654,7 @@ class Engine:
         outcome = outcome_of(rc) if rc is not None else Outcome(ExitReason.LOST)
         if job.state is JobState.KILLING:
             outcome = Outcome(ExitReason.CANCELLED, rc, "by this run")
-        elif os.path.lexists(job.directory.file("job.timedout")):
+        elif filesystem.exists(job.directory.file("job.timedout")):
             outcome = Outcome(ExitReason.TIMEOUT, rc, f"more than {job.spec.timeout:g} s")
         elif stage == "prescript":
             outcome = Outcome(ExitReason.PRESCRIPT, rc)
@@ -736,12 +833,13 @@ class Engine:
         try:
             if not self.scheduler.fs_shared:
                 await self._fetch(job, outputs=False)
-            if not _has_ended(job):
-                self._settle_gone(job)
+            await self._advance(job, lambda: self._settle_gone(job))
         finally:
             self._sought.remove(job)
 
-    def _settle_gone(self, job: Job) -> None:
+    async def _settle_gone(self, job: Job) -> None:
+        if _has_ended(job):
+            return
         rc = job.directory.rc()
         claimed_by = job.directory.info(job.token).get("jid") or job.jid
         if rc is not None:
@@ -749,11 +847,12 @@ class Engine:
         elif claimed_by != job.jid:
             # A submission that seemed to fail had come through; it was first to run,
             # and the one that was made in its stead has ended without doing anything.
-            job.remember_jid(claimed_by)
+            job.take_jid(claimed_by)
+            self._write_jid(job)
             job.seen = time.monotonic()
         elif time.monotonic() - job.seen >= self.scheduler.loss_grace:
             job.settling = True
-            self._spawn(self._explain(job, None))
+            self._spawn(self._advance(job, lambda: self._explain(job, None)))
 
     # -- cancellation ------------------------------------------------------------------
 

@@ -133,13 +133,14 @@ class DirectoryEvents:
         """Yield the names that were not there at the last look, as soon as there are any.
 
         Events that nobody takes in (of another run in the same directory) stay, and do
-        not keep this one looking.
+        not keep this one looking. While the directory cannot be listed nothing is new.
         """
         interval = _SHORTEST
         seen: set[str] = set()
         while True:
             self._told.clear()
-            there = set(os.listdir(self._directory))
+            listed = self._list()
+            there = seen if listed is None else listed
             if new := sorted(there - seen):
                 interval = _SHORTEST
                 yield new
@@ -150,9 +151,29 @@ class DirectoryEvents:
                 async with asyncio.timeout(_SAFETY_NET if self._inotify else interval):
                     await self._told.wait()
 
+    def _list(self) -> set[str] | None:
+        try:
+            return set(os.listdir(self._directory))
+        except OSError:
+            # Whether jobs are still there the scheduler is asked all the same.
+            return None
+
     @staticmethod
     def remove(directory: str, names: Sequence[str]) -> None:
-        """Remove events that have been dealt with."""
+        """Remove events that have been dealt with.
+
+        Raises
+        ------
+        OSError
+            If some cannot be removed; the others have been. It may be called again with all.
+        """
+        failure = None
         for name in names:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(f"{directory}/{name}")
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure

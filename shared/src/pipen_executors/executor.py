@@ -21,8 +21,9 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
+from . import filesystem
 from .exceptions import SchedulerError, UserError
-from .jobdir import JOB_DIRECTORIES
+from .jobdir import JOB_DIRECTORIES, JobDir
 from .live import Live, is_quiet
 from .profiles import read_profile
 from .records import tell_plugins
@@ -137,7 +138,9 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         self._infos: dict[str, SubmittedJobInfo] = {}
         self._keys: dict[int, str] = {}
         self._ends_early = False
+        self._broken = False
         self._cancelled: list[SubmittedJobInfo] = []
+        self._unsettled: list[JobDir] = []
         self.lanes: list[Lane] = []
         self.live = Live(self.logger, quiet=is_quiet(self.workflow.output_settings.quiet))
         self._opened: dict[Lane, str | None] = {}
@@ -273,6 +276,11 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         """Stop the engines; called when no job is left, or when an engine is broken."""
         if self._ends_early:
             self._cancel_all()
+        elif self._broken and self._infos:
+            self.logger.error(
+                f"{len(self._infos)} submitted jobs have not ended and are not cancelled. "
+                "The same command takes them up again."
+            )
         for lane in self.lanes:
             lane.engine.stop()
         self.live.stop()
@@ -282,6 +290,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             if not _handle(info).spec.direct:
                 # A second Snakemake removes the marker of incomplete output before the output.
                 info.job.register(_marker(info))
+        self._settle_all()
         super().shutdown()
         _cancel_reevaluation()
 
@@ -344,7 +353,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             self._open(lane)
             handle = lane.engine.make_job(spec)
             if handle.record is not None and not self._may_be_taken_up(job, handle):
-                handle.directory.settle()
+                filesystem.repeat(handle.directory.settle)
                 handle.record = None
             if handle.record is None:
                 lane.specifier.prepare(job, spec)
@@ -412,7 +421,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         it: the marker goes when the result has been taken in. A job that failed is run
         again, as in every new run.
         """
-        rc = handle.directory.rc()
+        rc = filesystem.repeat(handle.directory.rc)
         if rc is None:
             return True
         if rc != 0 or not handle.spec.direct:
@@ -542,10 +551,10 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         )
 
     def on_broken(self, error: BaseException) -> None:
-        """End the run because the engine cannot go on; :meth:`shutdown` ends the jobs."""
+        """End the run because the engine cannot go on; its jobs are left to the next run."""
         if self.workflow.scheduler is None:
             return
-        self._ends_early = True
+        self._broken = True
         self.workflow.scheduler.executor_error_callback(error)
 
     def on_message(self, text: str, *, warning: bool = False) -> None:
@@ -568,7 +577,19 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def _settle(self, job: Any) -> None:
         key = self._keys.pop(id(job), None)
         if key is not None:
-            _handle(self._infos.pop(key)).directory.settle()
+            self._unsettled.append(_handle(self._infos.pop(key)).directory)
+            self._settle_all()
+
+    def _settle_all(self) -> None:
+        """Settle jobs; those whose directory cannot be changed now, with the next one."""
+        waiting, self._unsettled = self._unsettled, []
+        for directory in waiting:
+            try:
+                directory.settle()
+            except OSError as error:
+                # A next run finds that the result has been taken in (_may_be_taken_up).
+                self.logger.debug(f"{filesystem.describe(error)}: trying again")
+                self._unsettled.append(directory)
 
     def print_job_error(self, job_info: SubmittedJobInfo, msg: Any = None, **kwargs: Any) -> None:
         """Print a failure without the base class's pointer to "the cluster log"."""
@@ -613,7 +634,7 @@ def _explain(info: SubmittedJobInfo, handle: Job) -> str:
     lines = [handle.outcome.describe()]
     facts = {
         f"{_lane(info).scheduler.name} job": handle.jid,
-        "node": handle.directory.info(handle.token).get("node", "") if handle.record else "",
+        "node": _node(handle),
         "directory": os.path.relpath(handle.directory.path),
     }
     lines += [f"    {name}: {value}" for name, value in facts.items() if value]
@@ -621,6 +642,16 @@ def _explain(info: SubmittedJobInfo, handle: Job) -> str:
     if tail:
         lines += ["    last lines of stderr:", *(f"        {line}" for line in tail)]
     return "\n".join(lines)
+
+
+def _node(handle: Job) -> str:
+    """Return the node on which a job ran, for messages."""
+    if handle.record is None:
+        return ""
+    try:
+        return handle.directory.info(handle.token).get("node", "")
+    except OSError:
+        return ""
 
 
 def _has_content(path: str) -> bool:

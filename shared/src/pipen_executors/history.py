@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -58,6 +59,8 @@ HISTORY: Final = "history.jsonl"
 VERSION: Final = 1
 _BATCH: Final = 0.1
 _MOST_OUTPUTS: Final = 20
+_PAUSE: Final = 3.0
+"""Seconds after which lines are written again that could not be written."""
 _MEASURING: Final = 1.0
 """Seconds for which the line of an end waits for what is still to be measured."""
 
@@ -110,6 +113,8 @@ class History:
         self._warn = warn
         self._listeners = listeners
         self._descriptor: int | None = None
+        self._cut = False
+        self._failing = False
         self._lines: list[str] = []
         self._finished: list[tuple[SchedulerPostInit, float, Job]] = []
         self._known: set[str] = set()
@@ -122,13 +127,6 @@ class History:
     def on_init(self, scheduler: SchedulerPostInit) -> None:
         """Open the file and write down that a run begins."""
         count_calls_in(self._calls)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        try:
-            self._descriptor = os.open(self._path, flags, 0o600)
-            if os.fstat(self._descriptor).st_size:
-                os.write(self._descriptor, b"\n")  # a full disk may have cut the last line off
-        except OSError as error:
-            self._warn(f"{self._path} cannot be written: {error}")
         self._add(
             "run",
             version=VERSION,
@@ -150,6 +148,8 @@ class History:
         self.flush(last=True)
         self._add("over", calls=dict(self._calls))
         self.flush()
+        if self._lines:
+            self._warn(f"{self._path} is not complete: {len(self._lines)} lines were not written")
         self._close()
 
     @hookimpl
@@ -257,14 +257,12 @@ class History:
         self._lines.append(json.dumps(line, separators=(",", ":"), default=str))
         self._write_soon()
 
-    def _write_soon(self) -> None:
+    def _write_soon(self, pause: float = _BATCH) -> None:
         if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(_BATCH, self.flush)
+            self._due = asyncio.get_running_loop().call_later(pause, self.flush)
 
     def flush(self, *, last: bool = False) -> None:
-        """Write all lines that wait for it.
-
-        A disk that is full or gone costs the history, not the run.
+        """Write all lines that wait for it; if that fails they wait on, and the run goes on.
 
         Parameters
         ----------
@@ -283,14 +281,42 @@ class History:
             self._due = None
         if self._finished:
             self._write_soon()
-        lines, self._lines = self._lines, []
-        if not lines or self._descriptor is None:
+        if self._lines:
+            try:
+                self._write()
+            except OSError as error:
+                self._close()  # a stale handle stays stale
+                if not self._failing:
+                    self._warn(f"{self._path} cannot be written ({error.strerror}); trying again")
+                self._failing = True
+                self._write_soon(_PAUSE)
+            else:
+                self._failing = False
+
+    def _write(self) -> None:
+        """Write the lines that wait, and keep those that could not be written.
+
+        Raises
+        ------
+        OSError
+            If not all could be written.
+        """
+        if self._descriptor is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o600)
+            # A full disk may have cut the last line off.
+            self._cut = os.fstat(self._descriptor).st_size > 0
+        begin = b"\n" if self._cut else b""
+        data = begin + "".join(f"{line}\n" for line in self._lines).encode()
+        written = os.write(self._descriptor, data)
+        if written == len(data):
+            self._cut = False
+            self._lines.clear()
             return
-        try:
-            os.write(self._descriptor, ("\n".join(lines) + "\n").encode())
-        except OSError as error:
-            self._warn(f"{self._path} cannot be written and is not complete: {error}")
-            self._close()
+        # What was cut off in the middle of a line is written again, whole, on a line of its own.
+        self._cut = True
+        del self._lines[: data[len(begin) : written].count(b"\n")]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -343,7 +369,10 @@ def _measured(job: Job) -> dict[str, Any]:
     """Return the wrapper's notes about an attempt, numbers as numbers."""
     if job.record is None:
         return {}
-    notes = job.directory.info(job.token)
+    try:
+        notes = job.directory.info(job.token)
+    except OSError:
+        return {}
     facts: dict[str, Any] = {"node": notes["node"]} if notes.get("node") else {}
     for name, read in (("start", float), ("end", float), ("cpu", float), ("memory", int)):
         with contextlib.suppress(KeyError, ValueError):

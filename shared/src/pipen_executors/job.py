@@ -84,10 +84,19 @@ class Job(xqute.Job):
         """What the wrapper puts before each event of the current submission."""
         return f"{self.spec.key}.{self.token}"
 
-    def remember_jid(self, jid: str) -> None:
-        """Keep the scheduler's id, here and in ``job.jid``."""
+    def take_jid(self, jid: str) -> None:
+        """Keep the scheduler's id here; :meth:`write_jid` writes it down."""
         self._jid = jid
-        self.directory.write("job.jid", jid)
+
+    def write_jid(self) -> None:
+        """Write the scheduler's id into ``job.jid``.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; a next run then finds it in the wrapper's claim.
+        """
+        self.directory.write("job.jid", self.jid)
 
     def set_state(self, state: JobState) -> None:
         """Set the state here; on disk only the wrapper writes it once a job is submitted."""

@@ -248,13 +248,13 @@ class JobDir:
 
 
 def tail(path: str, lines: int = 10) -> list[str]:
-    """Return the last lines of a file without reading all of it; none if it is not there."""
+    """Return the last lines of a file without reading all of it; none if it cannot be read."""
     try:
         with open(path, "rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - _TAIL_BYTES))
             text = stream.read().decode(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # for messages only
         return []
     return text.splitlines()[-lines:]
 

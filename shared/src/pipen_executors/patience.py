@@ -44,6 +44,35 @@ async def persist(
         If it is still away after ``patience`` seconds.
     """
 
+    async def ask_once() -> T:
+        return await ask(jobs)
+
+    return await repeat(ask_once, patience, warn=warn, unless=unless)
+
+
+async def repeat(
+    ask: Callable[[], Awaitable[T]],
+    patience: float,
+    *,
+    warn: Callable[[str], None],
+    unless: asyncio.Event | None = None,
+    pauses: tuple[float, float, float] = (0.3, 0.5, 30),
+) -> T:
+    """Ask once, and again with back-off (with jitter) on :class:`TransientError`.
+
+    Parameters
+    ----------
+    ask, patience, warn, unless
+        As :func:`persist` has them.
+    pauses
+        Seconds: the shortest pause, what is doubled each time, and the longest.
+
+    Raises
+    ------
+    TransientError
+        If it is still so after ``patience`` seconds.
+    """
+
     def tell(state: tenacity.RetryCallState) -> None:
         if state.attempt_number in (1, 4) or state.attempt_number % 10 == 0:
             assert state.outcome is not None
@@ -55,12 +84,13 @@ async def persist(
             await asyncio.wait_for(event.wait(), seconds)
             raise TransientError("given up")
 
+    shortest, growing, longest = pauses
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(TransientError),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=30, min=0.3),
+        wait=tenacity.wait_random_exponential(multiplier=growing, max=longest, min=shortest),
         stop=tenacity.stop_after_delay(patience),
         sleep=pause,
         before_sleep=tell,
         reraise=True,
     )
-    return await retrying(ask, jobs)
+    return await retrying(ask)

@@ -64,6 +64,7 @@ class ExitReason(Enum):
     MISSING_INPUT = "input not visible on the node"
     MISSING_OUTPUT = "output missing"
     NOT_FETCHED = "its files could not be fetched"
+    UNREADABLE = "its job directory cannot be read"
     LOST = "lost: the scheduler no longer knows the job and it left no exit status"
 
 
