@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipen_executors.jobdir import JobDir
-from pipen_executors.wrapper import WrapperContext, render
+from pipen_executors.wrapper import WrapperContext, export, render
 
 from ..conformance.harness import wait_for
 from .specs import job_spec
@@ -37,6 +38,7 @@ def wrapper(
     check_inputs: bool = False,
     rerun: bool = False,
     sweep: bool = True,
+    umask: int = 0o022,
     **spec: Any,
 ) -> Path:
     """Write a wrapper with its script; return its path."""
@@ -56,6 +58,7 @@ def wrapper(
             check_inputs=check_inputs,
             rerun=rerun,
             sweep=sweep,
+            umask=umask,
             kill_grace=0.2,
         ),
         f"export VALUE=1 NAMES={shlex.quote('|'.join(NAMES))}",
@@ -66,7 +69,9 @@ def wrapper(
 
 
 def run(path: Path) -> int:
-    return subprocess.run(["/bin/bash", str(path)], timeout=30, stdin=subprocess.DEVNULL).returncode
+    return subprocess.run(
+        ["/bin/bash", "-p", str(path)], timeout=30, stdin=subprocess.DEVNULL
+    ).returncode
 
 
 def events(path: Path) -> list[str]:
@@ -95,12 +100,6 @@ def test_text_is_always_valid_bash(
         rerun=flag,
     )
     subprocess.run(["bash", "-n", str(path)], check=True)
-
-
-def test_rule_and_label_cannot_leave_their_comment(tmp_path: Path) -> None:
-    path = wrapper(tmp_path, "true\n")
-    for line in path.read_text().splitlines()[:2]:
-        assert line.startswith("#")
 
 
 def test_success(tmp_path: Path) -> None:
@@ -276,3 +275,152 @@ def test_peak_of_memory_only_from_a_control_group_of_its_own(
     entering = f'echo $$ > {small_cgroup}/cgroup.procs; exec /bin/bash "$1"'
     subprocess.run(["/bin/bash", "-c", entering, "sh", path], check=True)
     assert 20_000_000 < int(info.info("token")["memory"]) <= 100 << 20
+
+
+def test_nothing_of_a_name_runs(tmp_path: Path) -> None:
+    path = wrapper(tmp_path / "a\ntouch ran\n#", "true\n", rule="r\ntouch ran\r", jobid="\x1b[2J")
+    assert run(path) == 0
+    assert not list(tmp_path.rglob("ran"))
+    assert "\r" not in path.read_text()
+
+
+def environment_of(path: Path, env: dict[str, str], *flags: str) -> dict[str, str]:
+    """Run a wrapper whose command prints its environment; return what the user set of it."""
+    command = ["/bin/bash", *flags, str(path)]
+    subprocess.run(command, env=env, stdin=subprocess.DEVNULL, timeout=30, check=True)
+    found = (path.parent / "job.stdout").read_text().split("\0")
+    variables = dict(entry.partition("=")[::2] for entry in found if entry)
+    return {name: value for name, value in variables.items() if name not in NOT_THE_USERS}
+
+
+PRINTS_ENVIRONMENT: Final = ("/bin/cat", "/proc/self/environ")
+"""With an empty script behind it."""
+
+
+USERS: Final = {
+    "PATH": os.environ["PATH"],
+    "rc": "5",
+    "cmd": "mine",
+    "REPLY": "yes",
+    "pipen_kept": "kept",
+    "pipen_child": "7",
+    "pipen_dir": "/elsewhere",
+    "pipen_name": "n",
+    "name": "x",
+    "kept": "y",
+    "a.b": "no identifier",
+    "TMOUT": "1",
+    "POSIXLY_CORRECT": "y",
+    "FUNCNEST": "1",
+    "BASH_COMPAT": "4.2",
+    "CDPATH": "/usr",
+    "GLOBIGNORE": "*",
+    "BASH_ENV": "/no/such/file",
+    "ENV": "/no/such/file",
+    "OLDPWD": "/usr",
+    "PROMPT_COMMAND": "touch ran",
+    "LC_ALL": "C",
+    "TZ": "Asia/Kathmandu",
+    "HISTFILE": "/no/such/file",
+    "two": "lines\n$(touch ran)",
+    "BASH_FUNC_greet%%": "() { echo hello\n}",
+}
+"""What a user may export: names of the wrapper's, and what bash heeds."""
+NOT_THE_USERS: Final = {"SHLVL", "PWD", "_", "VALUE", "NAMES"}
+"""What each bash sets for its children, and what the wrappers of these tests export."""
+
+
+@pytest.mark.parametrize("prescript", ["", "true"], ids=["", "prescript"])
+def test_the_users_variables_arrive_as_they_were(tmp_path: Path, prescript: str) -> None:
+    path = wrapper(tmp_path, "", argv=PRINTS_ENVIRONMENT, prescript=prescript)
+    assert environment_of(path, USERS, "-p") == USERS
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_the_users_variables_arrive_whoever_starts_the_wrapper(tmp_path: Path) -> None:
+    """A scheduler of another house starts it as a script of any bash."""
+    function = "BASH_FUNC_greet%%"
+    path = wrapper(tmp_path, "", argv=PRINTS_ENVIRONMENT)
+    found = environment_of(path, USERS)
+    assert "echo hello" in found.pop(function)
+    assert found == {name: value for name, value in USERS.items() if name != function}
+
+
+def test_variables_of_a_job_have_any_name(tmp_path: Path) -> None:
+    """A Snakefile may set any, also by the names that the wrapper uses."""
+    changes = {
+        "rc": "0",
+        "cmd": None,
+        "pipen_child": "9",
+        "TMOUT": None,
+        "GLOBIGNORE": "a b",
+        "B": "1",
+    }
+    path = wrapper(tmp_path, "", argv=PRINTS_ENVIRONMENT)
+    lines = "\n".join(export(name, value) for name, value in changes.items())
+    path.write_text(path.read_text().replace("export VALUE", f"{lines}\nexport VALUE"))
+    left = {name: value for name, value in {**USERS, **changes}.items() if value is not None}
+    assert environment_of(path, USERS, "-p") == left
+
+
+def test_options_of_the_users_shells_arrive(tmp_path: Path) -> None:
+    users = {"SHELLOPTS": "noclobber:errexit:xtrace", "BASHOPTS": "nullglob"}
+    path = wrapper(tmp_path, "", argv=PRINTS_ENVIRONMENT)
+    assert environment_of(path, {**USERS, **users}, "-p") == {**USERS, **users}
+
+
+HOSTILE: Final = """
+    set -euCfx
+    shopt -s nullglob failglob
+    IFS=0123456789/
+    trap 'echo from BASH_ENV' EXIT
+    cd /usr
+    umask 0777
+    kill() { :; }; read() { :; }; echo() { :; }; wait() { :; }; trap() { :; }; export -f kill read
+    readonly TMOUT=1
+"""
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_shell_start_up_files_change_nothing(tmp_path: Path, direct: bool) -> None:
+    (tmp_path / "start-up").write_text(HOSTILE)
+    path = wrapper(tmp_path, "perl -e 'print umask; mkdir q(made)'; exit 3", direct=direct)
+    command = ["/bin/bash", "-p", str(path)]
+    env = {**os.environ, "BASH_ENV": str(tmp_path / "start-up")}
+    env["BASH_FUNC_exit%%"] = "() {  echo no exit\n}"
+    script = path.parent / "job.script"
+    script.write_text("unset -f exit kill read echo wait trap\n" + script.read_text())
+    path.write_text(path.read_text().replace("    /bin/bash\n", "    /bin/bash\n    -p\n"))
+    assert subprocess.run(command, env=env, timeout=30).returncode == 3
+    assert (path.parent / "job.rc").read_text() == "3\n"
+    assert (path.parent / "job.stdout").read_text() == str(0o022)
+    assert events(path) == ["key.token.end.3", "key.token.start"]
+
+
+def test_functions_and_start_up_file_are_there_for_a_prescript(tmp_path: Path) -> None:
+    (tmp_path / "start-up").write_text("from_start_up() { echo start-up; }")
+    path = wrapper(
+        tmp_path,
+        "",
+        argv=PRINTS_ENVIRONMENT,
+        prescript="greet >> said; from_start_up >> said; export FROM_PRESCRIPT=1; set -C; IFS=0",
+        postscript='greet >> said; echo "$rc" >> said',
+    )
+    users = {**USERS, "BASH_ENV": str(tmp_path / "start-up")}
+    assert environment_of(path, users, "-p") == {**users, "FROM_PRESCRIPT": "1"}
+    assert (tmp_path / "said").read_text().split() == ["hello", "start-up", "hello", "0"]
+
+
+def test_umask_is_where_snakemake_runs(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "perl -e 'print umask'\n", umask=0o002)
+    subprocess.run(["/bin/sh", "-c", 'umask 077; exec /bin/bash -p "$0"', path], check=True)
+    assert (path.parent / "job.stdout").read_text() == str(0o002)
+
+
+def test_working_directory_is_called_as_the_user_calls_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    path = wrapper(tmp_path / "real", 'printf %s "$PWD"\n')
+    run_there = ["/bin/bash", "-c", 'cd "$1" && exec /bin/bash -p "$2"', "sh"]
+    subprocess.run([*run_there, tmp_path / "link", path], check=True)
+    assert (path.parent / "job.stdout").read_text() == str(tmp_path / "link")

@@ -19,12 +19,21 @@ SCRIPT = "sleep 60 & echo $! > child; echo $$ > pid.part; mv pid.part pid; wait"
 
 
 def start(
-    directory: Path, script: str, timeout: float = 0, prescript: str = ""
+    directory: Path,
+    script: str,
+    timeout: float = 0,
+    prescript: str = "",
+    env: dict[str, str] | None = None,
+    *,
+    guard: bool = True,
+    direct: bool = True,
 ) -> subprocess.Popen[bytes]:
     """Start a wrapper with a guard, leading a process group as a scheduler's job does."""
     (directory / "events").mkdir()
     (directory / "job.script").write_text(script)
-    spec = job_spec(cwd=str(directory), script=script, timeout=timeout, prescript=prescript)
+    spec = job_spec(
+        cwd=str(directory), script=script, timeout=timeout, prescript=prescript, direct=direct
+    )
     context = WrapperContext(
         shebang="/bin/bash",
         directory=str(directory),
@@ -33,11 +42,11 @@ def start(
         key="key",
         token="token",
         jid="$$",
-        guard=True,
+        guard=guard,
     )
     path = directory / "job.wrapped.test"
     path.write_text(render(spec, context, ""))
-    return subprocess.Popen(["/bin/bash", str(path)], start_new_session=True)
+    return subprocess.Popen(["/bin/bash", "-p", str(path)], start_new_session=True, env=env)
 
 
 def in_session(pid: int) -> list[int]:
@@ -90,3 +99,31 @@ def test_killed_before_the_guard_has_heard_of_the_command(tmp_path: Path) -> Non
     assert wrapper.wait(timeout=60) == -signal.SIGKILL
     wait_until(lambda: not in_session(wrapper.pid), "the end of all processes", timeout=20)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_time_limit_of_the_users_for_reading_ends_no_command(tmp_path: Path) -> None:
+    """TMOUT of a bash is how long each of its ``read`` waits: the guard's too (bash(1))."""
+    wrapper = start(tmp_path, "sleep 2.5", env={**os.environ, "TMOUT": "1"})
+    assert wrapper.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "respawned"])
+@pytest.mark.parametrize("timeout", [0.0, 600.0], ids=["guard", "watchdog"])
+def test_told_to_end_at_the_same_time_as_its_command(
+    tmp_path: Path, timeout: float, direct: bool
+) -> None:
+    """bash loses the status of a child that ends as the signal comes, and waits for ever."""
+    script = "echo $$ > pid.part; mv pid.part pid; exec sleep 600"
+    wrappers = []
+    for number in range(8):
+        place = tmp_path / str(number)
+        place.mkdir()
+        wrappers.append(start(place, script, timeout, guard=not timeout, direct=direct))
+    for number, wrapper in enumerate(wrappers):
+        pid = tmp_path / str(number) / "pid"
+        wait_until(pid.exists, "the command's start")
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        wrapper.terminate()
+    for number, wrapper in enumerate(wrappers):
+        assert wrapper.wait(timeout=60) == 143
+        assert (tmp_path / str(number) / "job.rc").read_text() == "143\n"

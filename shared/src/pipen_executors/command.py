@@ -164,7 +164,15 @@ def _capturing_script(shell: Any, path: str, files: dict[str, bytes], sources: l
         )
 
     # RMarkdown writes its result relative to the script and needs Snakemake's own way.
-    names = ("PythonScript", "RScript", "JuliaScript", "RustScript", "BashScript", "XonshScript")
+    names = (
+        "PythonScript",
+        "RScript",
+        "JuliaScript",
+        "RustScript",
+        "BashScript",
+        "XonshScript",
+        "HyScript",
+    )
     return _rebind(module.script, **{name: capturing(getattr(module, name)) for name in names})
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import re
 import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .events import DirectoryEvents
@@ -15,7 +19,7 @@ from .job import Job
 from .jobdir import EVENTS
 from .spec import JobSpec
 from .states import Outcome, Presence, Report, Tentative
-from .wrapper import WrapperContext, render
+from .wrapper import WrapperContext, export, render
 
 if TYPE_CHECKING:
     from .hooks import Hooks
@@ -341,7 +345,7 @@ class SchedulerPostInit(Base):
 
     def jobcmd_shebang(self, job: Job) -> str:  # type: ignore[override]
         """Return the first line of the wrapper without ``#!``."""
-        return "/bin/bash"
+        return "/bin/bash -p"
 
     def jobcmd_init(self, job: Job) -> str:
         """Return the bash that hooks put before the prescript."""
@@ -362,14 +366,11 @@ class SchedulerPostInit(Base):
 
     def job_environment(self, job: Job) -> str:
         """Return the bash that gives the job its environment variables."""
-        lines = []
-        for name, value in job.spec.env.items():
-            if name in self.given_by_node:
-                continue
-            if value is None:
-                lines.append(f"unset -v {shlex.quote(name)}")
-            else:
-                lines.append(f"export {name}={shlex.quote(value)}")
+        lines = [
+            export(name, value)
+            for name, value in job.spec.env.items()
+            if name not in self.given_by_node
+        ]
         lines += [
             f"export XQUTE_JOB_INDEX={job.index}",
             f"export XQUTE_METADIR={shlex.quote(job.directory.mounted.rpartition('/')[0])}",
@@ -400,6 +401,7 @@ class SchedulerPostInit(Base):
             guard=self.kills_wrapper_only,
             sweep=not self.sweeps_sessions,
             seen=lambda path: self.seen(path, job.spec.addresses.get(path, "")),
+            umask=_umask(),
         )
         return render(job.spec, context, self.job_environment(job))
 
@@ -415,3 +417,19 @@ class SchedulerPostInit(Base):
         """Write the wrapper of a job; return its path as xqute's path type."""
         self.write_wrapper(job)
         return job.metadir / f"job.wrapped.{self.name}"
+
+
+@functools.cache
+def _umask() -> int:
+    """Return the umask of this process, which jobs get wherever they run.
+
+    Read from proc(5), status, because umask(2) tells it only by setting it, which other
+    threads would notice.
+    """
+    with contextlib.suppress(OSError):
+        found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.M)
+        if found:
+            return int(found[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

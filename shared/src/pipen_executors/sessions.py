@@ -57,7 +57,7 @@ class Sessions:
                 os.environ,
                 file_actions=files,
                 setsid=True,
-                setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGPIPE),
+                setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ),
             )
         except OSError as error:
             return SchedulerError(f"the process could not be started: {error}")

@@ -70,6 +70,8 @@ class WrapperContext:
         process group. On a node with thousands of jobs that takes each of them seconds.
     seen
         From a path of the workflow to the path by which the job sees it.
+    umask
+        Mode bits that new files are not given, as where Snakemake runs (umask(2)).
     """
 
     shebang: str
@@ -91,9 +93,61 @@ class WrapperContext:
     guard: bool = False
     sweep: bool = True
     seen: Callable[[str], str] = str
+    umask: int = 0o022
 
 
 _TELL_START: Final = ': > "$pipen_events/$pipen_key.$pipen_token.start"'
+
+_ALONE: Final = r"""
+# What the user has for their own shells is not for this one: functions and options that are
+# exported, BASH_ENV, CDPATH (bash(1), -p). All of it goes on to the command.
+[[ -o privileged ]] || exec "$BASH" -p "$0" "$@"
+# Variables that bash itself heeds, or that have names of this script's, are put aside as well:
+# a TMOUT would end each read here that waits longer (bash(1), TMOUT).
+pipen_put_aside() {
+    local name kept=()
+    if [[ $1 == again ]]; then kept=("${pipen_kept[@]}"); fi
+    shift
+    for name; do
+        if [[ -n ${!name+set} ]]; then kept+=("$name=${!name}"); fi
+    done
+    unset -v "$@"
+    pipen_kept=("${kept[@]}")
+}
+pipen_put_aside first ${!pipen_@} @OWN@
+# bash exports what these are now, "privileged" included, if they were in the environment.
+pipen_as_env=()
+pipen_keep_options() {
+    local line
+    while IFS= read -r -d '' line; do
+        case $line in SHELLOPTS=* | BASHOPTS=*) pipen_as_env+=("$line") ;; esac
+    done < /proc/self/environ
+    pipen_as_env=(env "${pipen_as_env[@]}")
+}
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) && [[ ${SHELLOPTS@a}${BASHOPTS@a} == *x* ]]
+then
+    pipen_keep_options
+fi
+# In the shell that becomes the command.
+pipen_bring_back() {
+    set -- "${pipen_kept[@]}"
+    unset -v ${!pipen_@} OLDPWD
+    while (($#)); do
+        case $1 in
+            *=*) export -- "$1" ;;
+            *) unset -v "$1" ;;
+        esac
+        shift
+    done
+}
+"""
+_HEEDED: Final = (
+    *("TMOUT", "POSIXLY_CORRECT", "POSIX_PEDANTIC", "BASH_COMPAT", "FUNCNEST", "EXECIGNORE"),
+    *("CDPATH", "GLOBIGNORE"),
+)
+"""Variables by which bash changes what it does."""
+_OWN: Final = ("rc", "cmd", "REPLY", "OLDPWD", *_HEEDED)
+"""Variables that are another's in the wrapper than in the command, besides ``pipen_*``."""
 
 _HEAD: Final = r"""
 pipen_now() {
@@ -139,7 +193,7 @@ done 2>/dev/null < /proc/self/cgroup
 
 # How long a cancelled command has: what was submitted may know that the scheduler gives less.
 pipen_grace=${PIPEN_KILL_GRACE:-@GRACE@}
-unset PIPEN_KILL_GRACE
+unset -v PIPEN_KILL_GRACE PIPEN_SLURM_CLUSTER PIPEN_JID
 
 pipen_stage=start pipen_caught= pipen_theirs= rc=
 pipen_child= pipen_watchdog= pipen_meter= pipen_guard_PID=
@@ -243,9 +297,9 @@ pipen_stage=command
 set -m
 @GUARD@pipen_begun=$SECONDS
 if [[ $cmd == "$pipen_cmd" ]]; then
-    @GO@exec "${pipen_argv[@]}"@GONE@ &
+    { @GO@set -- "${pipen_as_env[@]}" "${pipen_argv[@]}"; pipen_bring_back; exec "$@"; } &
 else
-    @GO@eval "$cmd"@GONE@ &
+    { @GO@set -- "$cmd"; pipen_bring_back; eval "$1"; } &
 fi
 pipen_child=$!
 @GUARDED@[[ -n $pipen_caught ]] && pipen_tell_command
@@ -256,11 +310,15 @@ while :; do
     rc=$?
     [[ $pipen_caught == "$pipen_before" && $rc -le 128 ]] && break
     if ! kill -0 "$pipen_child" 2>/dev/null; then
-        # Ended while a trap ran: bash remembers the status, unless wait had told it
-        # (127) or it has lost it (bash 5.2 says -1).
-        wait "$pipen_child" 2>/dev/null
-        pipen_again=$?
-        [[ $pipen_again -ge 0 && $pipen_again -ne 127 ]] && rc=$pipen_again
+        # Ended while a trap ran: bash remembers the status, unless wait had told it (127).
+        # But bash loses it where the signal comes as waitpid(2) returns: it then takes the
+        # child for running, and another wait would last as long as any other child does.
+        pipen_running=$'\n'$(jobs -rp)$'\n'
+        if [[ $pipen_running != *$'\n'"$pipen_child"$'\n'* ]]; then
+            wait "$pipen_child" 2>/dev/null
+            pipen_again=$?
+            [[ $pipen_again -ge 0 && $pipen_again -ne 127 ]] && rc=$pipen_again
+        fi
         break
     fi
 done
@@ -296,16 +354,33 @@ pipen_let_guard() {
     trap - PIPE
 } 2>/dev/null
 """
-_GO: Final = '{ read -r <&"$pipen_go" || exit 143; exec {pipen_go}<&-; '
+_GO: Final = 'read -r <&"$pipen_go" || exit 143; exec {pipen_go}<&-; '
 _GUARDED: Final = '[[ -z $pipen_caught ]] && pipen_let_guard "$pipen_child"\n'
 _ALL_GUARDED: Final = (
     'for pipen_pid in $pipen_watchdog $pipen_meter; do pipen_let_guard "$pipen_pid"; done\n'
 )
 
+# What a bash of the user's own would have, for the code of the user's that runs in this one.
+_USERS_SHELL: Final = r"""
+pipen_functions=()
+pipen_like_users_shell() {
+    local pipen_line pipen_name
+    while IFS= read -r -d '' pipen_line; do
+        [[ $pipen_line =~ ^BASH_FUNC_([A-Za-z_][A-Za-z0-9_:.-]*)%%=(\(\)\ \{.*)$ ]] || continue
+        pipen_name=${BASH_REMATCH[1]}
+        if eval "$pipen_name ${BASH_REMATCH[2]}"; then pipen_functions+=("$pipen_name"); fi
+    done < /proc/self/environ
+    if [[ -n ${BASH_ENV-} && -r $BASH_ENV ]]; then . "$BASH_ENV"; fi
+}
+"""
+
 # What the prescript changed in the shell and the wrapper relies on: an EXIT trap of its own
 # is kept for the end.
 _AFTER_PRESCRIPT: Final = r"""
-set +eu
+set +eufC
+IFS=$' \t\n'
+if ((${#pipen_functions[@]})); then unset -f "${pipen_functions[@]}"; fi
+pipen_put_aside again @HEEDED@
 if [[ $(trap -p EXIT) != "trap -- 'pipen_finish' EXIT" ]]; then
     pipen_theirs=$(trap -p EXIT)
     trap pipen_finish EXIT
@@ -336,6 +411,16 @@ export TMPDIR TMP=$TMPDIR TEMPDIR=$TMPDIR TEMP=$TMPDIR
 """
 
 
+def export(name: str, value: str | None) -> str:
+    """Return the line of a wrapper that sets or (None) removes a variable of the command."""
+    if name in _OWN or name.startswith("pipen_"):
+        word = name if value is None else f"{name}={value}"
+        return f"pipen_kept+=({shlex.quote(word)})"
+    if value is None:
+        return f"unset -v {shlex.quote(name)}"
+    return f"export {name}={shlex.quote(value)}"
+
+
 def _array(name: str, values: Iterable[str]) -> str:
     items = "\n".join(f"    {shlex.quote(value)}" for value in values)
     return f"{name}=(\n{items}\n)"
@@ -344,7 +429,12 @@ def _array(name: str, values: Iterable[str]) -> str:
 def _after(*parts: str) -> str:
     """Return bash for what follows the command; an exit in it ends only itself."""
     code = "\n".join(part for part in parts if part)
-    return f"(\n{code}\n)" if code else ":"
+    return f"(\npipen_like_users_shell\n{code}\n)" if code else ":"
+
+
+def _one_line(text: str) -> str:
+    """Return text for a comment, which ends with its line."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
@@ -363,9 +453,14 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
     script = f"{context.directory}/job.script"
     marked = spec.tmpdir_of_node and spec.tmpdir_mark in spec.script
     argv = [*spec.argv, f"{script}.node" if marked else script]
+    users = any((context.init, spec.prescript, context.prep))
+    afterwards = any((spec.postscript, context.end))
     lines = [
         f"#!{context.shebang}",
-        f"# {spec.rule} {spec.label}: written by pipen-executors; the command is {q(script)}",
+        f"# {_one_line(f'{spec.rule} {spec.label}')}: written by pipen-executors; the command is "
+        f"{_one_line(q(script))}",
+        _ALONE.replace("@OWN@", " ".join(_OWN)),
+        f"umask {context.umask:04o}",
         f"pipen_dir={q(context.directory)}",
         f"pipen_events={q(context.events)}",
         f"pipen_key={q(context.key)}",
@@ -383,10 +478,13 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@TELL_START@", _TELL_START if context.tell_start else "")
         .replace("@NOTES@", context.end_notes)
         .replace("@FINAL_EXIT@", context.final_exit),
-        f"cd -- {q(context.cwd)} || exit 1",
+        # Without a change PWD stays as it was, links in it included.
+        f"[[ . -ef {q(context.cwd)} ]] || cd -- {q(context.cwd)} || exit 1",
         "pipen_stage=environment",
         env_code,
         _TMPDIR if spec.tmpdir_of_node else "",
+        _USERS_SHELL if users or afterwards else "",
+        "pipen_like_users_shell" if users else "",
         context.init,
     ]
     if marked:
@@ -405,7 +503,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
     lines += [
         "pipen_stage=prescript",
         spec.prescript,
-        _AFTER_PRESCRIPT if spec.prescript else "",
+        _AFTER_PRESCRIPT.replace("@HEEDED@", " ".join(_HEEDED)) if users else "",
         _array("pipen_argv", argv),
         f"cmd={q(shlex.join(argv))}",
         "pipen_cmd=$cmd",
@@ -422,7 +520,6 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@WATCHDOG@", watchdog)
         .replace("@GUARD@", _GUARD if context.guard else "")
         .replace("@GO@", _GO if context.guard else "")
-        .replace("@GONE@", "; }" if context.guard else "")
         .replace("@GUARDED@", _GUARDED if context.guard else "")
         .replace("@ALL_GUARDED@", _ALL_GUARDED if context.guard else "")
     )

@@ -139,7 +139,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         spec, config = job.spec, self._config
         wrapper = self.wrapper_path(job)
         if spec.on_host:
-            return self._sessions.submit(job, ["/bin/bash", wrapper])
+            return self._sessions.submit(job, ["/bin/bash", "-p", wrapper])
         image = image_of(spec, self._config)
         await self._images.ensure(image, unless=lambda: self._is_unwanted(job))
         if self._is_unwanted(job):

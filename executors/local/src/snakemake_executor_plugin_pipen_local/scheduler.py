@@ -35,7 +35,8 @@ class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         """Start one detached process for each job."""
         return {
-            job: self._sessions.submit(job, ["/bin/bash", self.wrapper_path(job)]) for job in jobs
+            job: self._sessions.submit(job, ["/bin/bash", "-p", self.wrapper_path(job)])
+            for job in jobs
         }
 
     def forget(self, job: Job) -> None:

@@ -44,7 +44,7 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
         Seconds after which a job is given up whose host is not heard of.
     """
 
-    jid_expression = '"$JOB_ID.$SGE_TASK_ID"; pipen_jid=${pipen_jid%.undefined}'
+    jid_expression = '"${PIPEN_JID:-$JOB_ID}"'  # set for arrays
     # 99 and 100 would be taken for "requeue" and "error" (sge_submit(1), EXIT STATUS).
     final_exit = 'if [[ $rc -eq 99 || $rc -eq 100 ]]; then exit 1; fi\n    exit "$rc"'
     # Other processes end with the job only where ENABLE_ADDGRP_KILL is on (sge_conf(5)), and

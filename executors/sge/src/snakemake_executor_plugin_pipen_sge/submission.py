@@ -17,11 +17,17 @@ from .refusals import LimitReached, TooManyTasks
 _LARGEST_ARRAY: Final = 2000
 """Tasks of an array at most, whatever the site allows: their wrappers' paths go with it."""
 _LOG_NAME: Final = re.compile(r"[\w/.+=@-]+")
-_STUB: Final = """#!/bin/bash
-pipen_wrappers=(
-{wrappers}
-)
-exec /bin/bash "${{pipen_wrappers[${{SGE_TASK_ID/undefined/1}} - 1]}}"
+_STUB: Final = """#!/bin/bash -p
+export PIPEN_JID=
+set --{wrappers}
+{task}exec /bin/bash -p "$1"
+"""
+# An array that nobody asked for is nothing that a command should see: programs that do know
+# arrays would do one part of their work only. The values are those of a single job (qsub(1),
+# ENVIRONMENTAL VARIABLES).
+_TASK: Final = """PIPEN_JID=$JOB_ID.$SGE_TASK_ID
+shift "$((SGE_TASK_ID - 1))"
+SGE_TASK_ID=undefined SGE_TASK_FIRST=undefined SGE_TASK_LAST=undefined SGE_TASK_STEPSIZE=undefined
 """
 
 
@@ -111,8 +117,8 @@ class Submitter:
             **options,
             "N": name,
         }
-        wrappers = "\n".join(shlex.quote(self._wrapper(job)) for job in jobs)
-        stub = _STUB.format(wrappers=wrappers)
+        wrappers = "".join(f" \\\n{shlex.quote(self._wrapper(job))}" for job in jobs)
+        stub = _STUB.format(task=_TASK if array else "", wrappers=wrappers)
         base = await self._came_through(name) or await self._submit_once(name, options, stub)
         if not array:
             return [base]

@@ -45,10 +45,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         Whether nodes that failed a job are left out in further submissions.
     """
 
-    jid_expression = (
-        '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"; '
-        "pipen_jid=${pipen_jid:-$SLURM_JOB_ID}${PIPEN_SLURM_CLUSTER-}"
-    )
+    jid_expression = '"${PIPEN_JID:-$SLURM_JOB_ID$PIPEN_SLURM_CLUSTER}"'  # set for arrays
     # Often enough to hear within ten seconds of a job that was removed while it waited.
     query_ceiling = 7.5
     accounting_lag = 8.0

@@ -14,12 +14,16 @@ from pipen_executors.job import Job
 from .commands import Commands
 from .parse import LimitReached
 
-_STUB = """#!/bin/bash
-pipen_wrappers=(
-{wrappers}
-)
-export PIPEN_KILL_GRACE={grace} PIPEN_SLURM_CLUSTER={cluster}
-exec /bin/bash "${{pipen_wrappers[${{SLURM_ARRAY_TASK_ID:-0}}]}}"
+_STUB = """#!/bin/bash -p
+export PIPEN_KILL_GRACE={grace} PIPEN_SLURM_CLUSTER={cluster} PIPEN_JID=
+set --{wrappers}
+{task}exec /bin/bash -p "$1"
+"""
+# An array that nobody asked for is nothing that a command should see: programs that do know
+# arrays would do one part of their work only (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
+_TASK = """PIPEN_JID=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID$PIPEN_SLURM_CLUSTER
+shift "$SLURM_ARRAY_TASK_ID"
+unset -v ${!SLURM_ARRAY_@}
 """
 
 
@@ -87,7 +91,8 @@ class Submissions:
             own = _own_options(jobs, prefix, workdir.replace("%", "%%"))
             comment = f"{options.get('comment', own.pop('comment'))} ({mark})"
             stub = _STUB.format(
-                wrappers="\n".join(map(shlex.quote, wrappers)),
+                task=_TASK if len(jobs) > 1 else "",
+                wrappers="".join(f" \\\n{shlex.quote(wrapper)}" for wrapper in wrappers),
                 grace=self.kill_grace,
                 cluster='";$SLURM_CLUSTER_NAME"' if clusters else "",
             )

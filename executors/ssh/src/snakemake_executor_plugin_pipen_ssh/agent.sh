@@ -108,7 +108,7 @@ agent_start() {
         agent_refuse "$1" "$why"
         return
     fi
-    setsid /bin/bash "$wrapper" "$server" "$agent_bell" < /dev/null >> "$REPLY" 2>&1 &
+    setsid /bin/bash -p "$wrapper" "$server" "$agent_bell" < /dev/null >> "$REPLY" 2>&1 &
     agent_oom_kills
     agent_answer "$1" "$! $REPLY"
 }
