@@ -153,4 +153,4 @@ class ApartWorkflow(Workflow):
 
 def workflow_name(workflow: Workflow) -> str:
     """Return the name of the directory of a workflow on machines that share no files."""
-    return os.path.basename(Staging(str(workflow.dir), ".events").tree(Server("any", "any")))
+    return os.path.basename(Staging(str(workflow.dir), ".events", print).tree(Server("any", "any")))

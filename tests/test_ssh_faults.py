@@ -216,8 +216,10 @@ class TestLogins:
         key = workflow.path("key")
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
         workflow.snakefile(HELD)
+        text = hosts.config.read_text().replace(str(hosts.base / "key"), "none")
+        config = workflow.file("config", text)
         servers = PLAIN.option("servers", f"big1,keyfile={key}")
-        result = workflow.run(*servers).failed()
+        result = workflow.run(*servers, *PLAIN.option("ssh_config", config)).failed()
         result.has("big1 refuses the login", "ssh-agent")
 
     def test_login_that_may_run_nothing(self, workflow: Workflow) -> None:

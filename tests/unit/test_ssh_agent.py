@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from snakemake_executor_plugin_pipen_ssh import answers
 from snakemake_executor_plugin_pipen_ssh.agent import frame, script
 
 from ..conformance.harness import wait_for
@@ -26,7 +28,7 @@ class Agent:
         self.count = 0
         self.events: list[str] = []
         assert self.process.stdin is not None
-        self.process.stdin.write(script("agent.sh"))
+        self.process.stdin.write(script("tree.sh") + script("agent.sh"))
         while not self.line().startswith("pipen-agent "):
             pass
         self.hello = self.ask("hello", "bell", tree, "events", "")
@@ -75,12 +77,15 @@ def agent(tree: Path) -> Iterator[Agent]:
 
 
 def test_hello(agent: Agent, tree: Path) -> None:
-    verdict, cores, memory, oom_kills, where = agent.hello.split(" ", 4)
+    verdict, _, text = agent.hello.partition(" ")
     assert verdict == "ok"
-    assert int(cores) >= 1
-    assert int(memory) > 100
-    assert int(oom_kills) >= 0
-    assert where == str(tree)
+    hello = answers.hello(text)
+    assert hello.cores >= 1
+    assert hello.mem_mb > 100
+    assert hello.oom_kills >= 0
+    assert abs(hello.time - time.time_ns()) < 60 * 10**9
+    assert hello.tree == str(tree)
+    assert hello.stock == (tree / ".pipen-tree").read_text().strip()
     assert (tree / "events").stat().st_mode & 0o777 == 0o700
 
 
@@ -145,9 +150,13 @@ def test_names_are_data(agent: Agent, tree: Path) -> None:
     for name in NAMES:
         (tree / name).write_text(name, errors="surrogateescape")
     os.utime(tree / "a b", ns=(1, 1_600_000_000_123_456_789))
-    words = agent.ask("stat", len(NAMES) + 1, *NAMES, "missing").split()
-    assert words[1 : len(NAMES) + 2] == ["+"] * len(NAMES) + ["-"]
-    assert words[len(NAMES) + 2] == "3:1600000000.123456789"
+    _, _, text = agent.ask("stat", len(NAMES) + 1, *NAMES, "missing").partition(" ")
+    *there, missing = answers.versions(text, len(NAMES) + 1)
+    assert [one[0] for one in there if isinstance(one, tuple)] == [
+        len(os.fsencode(n)) for n in NAMES
+    ]
+    assert there[0] == (3, 1_600_000_000_123_456_789)
+    assert missing is None
 
 
 def test_claim(agent: Agent, tree: Path) -> None:

@@ -6,49 +6,46 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pytest
 
 from pipen_executors.exceptions import SchedulerError, TransientError
+from snakemake_executor_plugin_pipen_ssh.arrival import Arrival
 from snakemake_executor_plugin_pipen_ssh.carrier import Carriers
+from snakemake_executor_plugin_pipen_ssh.client import Client, Session
 from snakemake_executor_plugin_pipen_ssh.transfer import receive, send
 
 NAMES = ["a b", "new\nline", "$(touch pwned)", "'q' \"d\"", "-x", "*", "é", "\udcff"]
 
 
-class Connection:
-    """Makes sessions of this machine, with what is used of asyncssh's."""
+class Here:
+    """Opens sessions of this machine's own bash, as a client does on another one."""
 
     def __init__(self) -> None:
-        self.made: list[asyncio.subprocess.Process] = []
+        self.made: list[Session] = []
 
-    async def create_process(self, command: str, **_: Any) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_shell(
-            command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        # It ends the process and lets go of its pipes, unread as they may be.
-        process.close = process._transport.close  # type: ignore[attr-defined]
-        self.made.append(process)
-        return process
+    async def session(self) -> Session:
+        session = await Session.start(["/bin/bash"])
+        self.made.append(session)
+        return session
 
 
-def carried(
-    tree: Path, work: Callable[[Carriers], Awaitable[None]]
-) -> list[asyncio.subprocess.Process]:
+def carried(tree: Path, work: Callable[[Carriers], Awaitable[None]]) -> list[Session]:
     """Do some work with carriers of a tree; return the sessions that it took."""
-    connection = Connection()
+    tree.chmod(0o700)
+    return carried_in(tree, work)
+
+
+def carried_in(tree: Path, work: Callable[[Carriers], Awaitable[None]]) -> list[Session]:
+    """Do some work with carriers of a directory as it is."""
+    client = Here()
 
     async def run() -> None:
-        await work(Carriers(connection, str(tree), "big1"))
-        for process in connection.made:
-            if process.returncode is None:
-                assert process.stdin is not None
-                process.stdin.close()
-            await process.wait()
+        await work(Carriers(cast(Client, client), str(tree), "big1", 60))
+        for session in client.made:
+            session.stdin.close()
+            await session.wait_closed()
 
     # The engine's kind of loop, whatever another test has imported.
     policy = asyncio.get_event_loop_policy()
@@ -57,7 +54,7 @@ def carried(
         asyncio.run(run())
     finally:
         asyncio.set_event_loop_policy(policy)
-    return connection.made
+    return client.made
 
 
 @pytest.fixture
@@ -82,11 +79,10 @@ def test_one_session_for_all(here: Path, tree: Path) -> None:
 
     async def work(carriers: Carriers) -> None:
         await send(carriers, {f"d/{name}": f"{here}/{name}" for name in NAMES}, "events/k", [])
-        await receive(carriers, {f"d/{name}": f"{here}/back/{name}" for name in NAMES})
-        await receive(carriers, {"missing": f"{here}/missing"})
+        await receive(carriers, Arrival({f"d/{name}": f"{here}/back/{name}" for name in NAMES}))
+        await receive(carriers, Arrival({"missing": f"{here}/missing"}))
 
-    (session,) = carried(tree, work)
-    assert session.returncode == 0
+    (_,) = carried(tree, work)
     for name, data in content.items():
         assert (tree / "d" / name).read_bytes() == data
         assert (here / "back" / name).read_bytes() == data
@@ -115,7 +111,7 @@ def test_directories_and_named_pipes_are_made(here: Path, tree: Path) -> None:
     async def work(carriers: Carriers) -> None:
         for _ in range(2):
             await send(carriers, {"d/pipe": f"{here}/pipe"}, "k", [], ["shadow/x"])
-        await receive(carriers, {"d/pipe": f"{here}/back", "shadow/x": f"{here}/x"})
+        await receive(carriers, Arrival({"d/pipe": f"{here}/back", "shadow/x": f"{here}/x"}))
 
     carried(tree, work)
     assert (tree / "d" / "pipe").is_fifo()
@@ -146,8 +142,8 @@ def test_transfer_that_is_broken_off_here_costs_the_session(here: Path, tree: Pa
 
     async def work(carriers: Carriers) -> None:
         with pytest.raises(FileExistsError):
-            await receive(carriers, {"large": f"{here}/file/below"})
-        await receive(carriers, {"large": f"{here}/large"})
+            await receive(carriers, Arrival({"large": f"{here}/file/below"}))
+        await receive(carriers, Arrival({"large": f"{here}/large"}))
 
     assert len(carried(tree, work)) == 2
     assert (tree / "large").read_bytes() == (here / "large").read_bytes()
@@ -160,7 +156,7 @@ def test_session_that_ends_is_a_lost_connection(here: Path, tree: Path) -> None:
             carrier.close()
         for attempt in (
             send(carriers, {"x": str(here)}, "k", []),
-            receive(carriers, {"x": f"{here}/x"}),
+            receive(carriers, Arrival({"x": f"{here}/x"})),
         ):
             async with carriers.one() as carrier:
                 carrier.close()
@@ -172,8 +168,18 @@ def test_session_that_ends_is_a_lost_connection(here: Path, tree: Path) -> None:
 
 
 def test_tree_that_is_not_there(tmp_path: Path) -> None:
-    async def work(carriers: Carriers) -> None:
-        with pytest.raises(SchedulerError, match=r"big1 does not run .*No such file"):
-            await receive(carriers, {})
+    """Or not this user's alone."""
+    (tmp_path / "file").touch()
+    (tmp_path / "own").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("own")
+    (tmp_path / "open").mkdir()
 
-    carried(tmp_path / "none", work)
+    async def work(carriers: Carriers) -> None:
+        await receive(carriers, Arrival({}))
+
+    for name, why in (("file/x", "Not a directory"), ("link", "is a symbolic link")):
+        with pytest.raises(SchedulerError, match=rf"big1 does not run .*{why}"):
+            carried_in(tmp_path / name, work)
+    (tmp_path / "open").chmod(0o750)
+    with pytest.raises(SchedulerError, match="has the mode 750, so that others can get at it"):
+        carried_in(tmp_path / "open", work)

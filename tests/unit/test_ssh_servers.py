@@ -7,10 +7,11 @@ import pytest
 from pipen_executors.job import Job
 from pipen_executors.jobdir import JobDir
 from pipen_executors.spec import Resources
-from snakemake_executor_plugin_pipen_ssh.access import Access
+from snakemake_executor_plugin_pipen_ssh.client import Access
 from snakemake_executor_plugin_pipen_ssh.host import Host
 from snakemake_executor_plugin_pipen_ssh.placement import Room
 from snakemake_executor_plugin_pipen_ssh.servers import Server, chosen, parse_servers
+from snakemake_executor_plugin_pipen_ssh.stock import Stocks
 
 from .specs import job_spec
 
@@ -86,7 +87,7 @@ def host(name: str, slots: int, mem_mb: int = 1000) -> Host:
     server = Server(name, name, slots=slots, mem_mb=mem_mb)
     nothing = lambda *_: None  # noqa: E731
     access = Access(None, 1, 1)
-    return HostHere(server, access, "/", "", on_event=nothing, on_change=nothing, warn=nothing)
+    return HostHere(server, access, Stocks(), "/", "", on_event=nothing, on_change=nothing, warn=nothing)
 
 
 def job(threads: int = 1, mem_mb: int | None = None) -> Job:

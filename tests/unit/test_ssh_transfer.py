@@ -13,17 +13,19 @@ from typing import Any, cast
 
 import pytest
 
+from snakemake_executor_plugin_pipen_ssh.arrival import Arrival, RefusedError
 from snakemake_executor_plugin_pipen_ssh.carrier import Carriers
-from snakemake_executor_plugin_pipen_ssh.transfer import _Arrival, _unpack, receive
+from snakemake_executor_plugin_pipen_ssh.transfer import _unpack, receive
 
 
-def archive(*members: tuple[str, bytes, str]) -> bytes:
+def archive(*members: tuple[str, bytes, str], mode: int = 0o750, **headers: str) -> bytes:
     """Return an archive of members: name, type, and content or where a link points."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, kind, text in members:
             info = tarfile.TarInfo(name)
-            info.type, info.mode = kind, 0o750
+            info.type, info.mode = kind, mode
+            info.pax_headers = headers
             if kind == tarfile.REGTYPE:
                 info.size = len(text)
             else:
@@ -32,8 +34,8 @@ def archive(*members: tuple[str, bytes, str]) -> bytes:
     return stream.getvalue()
 
 
-def unpack(content: bytes, files: dict[str, Path]) -> _Arrival:
-    arrival = _Arrival({name: str(path) for name, path in files.items()})
+def unpack(content: bytes, files: dict[str, Path], **more: Any) -> Arrival:
+    arrival = Arrival({name: str(path) for name, path in files.items()}, **more)
     _unpack(arrival, io.BytesIO(content))
     return arrival
 
@@ -66,24 +68,103 @@ def test_stream_that_breaks_off(tmp_path: Path, at: int) -> None:
     assert not (tmp_path / "a").exists()
 
 
+FILE, DIR, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+D = ("a", DIR, "")
+
+
 @pytest.mark.parametrize(
     "members",
     [
-        [("other", tarfile.REGTYPE, "x")],
-        [("a/../../other", tarfile.REGTYPE, "x")],
-        [("/etc/other", tarfile.REGTYPE, "x")],
-        [("a", tarfile.SYMTYPE, "/tmp"), ("a/other", tarfile.REGTYPE, "x")],
-        [
-            ("a", tarfile.DIRTYPE, ""),
-            ("a/l", tarfile.SYMTYPE, "/tmp"),
-            ("a/l/other", tarfile.REGTYPE, "x"),
-        ],
-        [("a", tarfile.LNKTYPE, "other")],
+        [("other", FILE, "x")],
+        [("a/../../other", FILE, "x")],
+        [("/etc/other", FILE, "x")],
+        [("a", LINK, "/tmp"), ("a/other", FILE, "x")],
+        [("a", LINK, "in")],
+        [D, ("a/l", LINK, "/tmp"), ("a/l/other", FILE, "x")],
+        [D, ("a/l", LINK, "."), ("a/l/other", FILE, "x")],
+        [D, ("a/l", LINK, "/etc/passwd")],
+        [D, ("a/l", LINK, "../secret")],
+        [D, ("a/s", DIR, ""), ("a/s/d", LINK, ".."), ("a/l", LINK, "s/d/../secret")],
+        [D, ("a/l", LINK, "../in-secret")],
+        [D, ("a/x", FILE, "x"), ("a/x", FILE, "y")],
+        [("a", HARD, "other")],
+        [("a", HARD, "a")],
+        [D, ("a/l", LINK, "../in"), ("a/h", HARD, "a/l")],
+        [D, ("a/l", LINK, "../in"), ("a/h", HARD, "a/l/secret")],
     ],
 )
-def test_what_was_not_asked_for(tmp_path: Path, members: list[tuple[str, bytes, str]]) -> None:
-    with pytest.raises(tarfile.TarError):
-        unpack(archive(*members), {"a": tmp_path / "a"})
+def test_what_is_not_taken(tmp_path: Path, members: list[tuple[str, bytes, str]]) -> None:
+    """Of what a broken or hostile machine may send; all else here is as it was."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "secret").write_text("of nobody else")
+    (tmp_path / "secret").write_text("of nobody else")
+    with pytest.raises((RefusedError, tarfile.TarError)):
+        unpack(archive(*members), {"a": tmp_path / "a"}, known=[str(tmp_path / "in")])
+    assert sorted(p.name for p in tmp_path.iterdir() if "partial" not in p.name) == ["in", "secret"]
+
+
+def test_links_that_are_taken(tmp_path: Path) -> None:
+    """In the same directory, and to what the machine has anyway: inputs and outputs of the job."""
+    arrival = unpack(
+        archive(
+            D,
+            ("a/s", DIR, ""),
+            ("a/x", FILE, "x"),
+            ("a/l", LINK, "x"),
+            ("a/s/up", LINK, "../x"),
+            ("a/loop", LINK, "."),
+            ("a/nothing", LINK, "s/none"),
+            ("a/in", LINK, "../in/file"),
+            ("a/abs", LINK, "/tree/in/file"),
+            ("a/hard", HARD, "a/x"),
+        ),
+        {"a": tmp_path / "a"},
+        known=[str(tmp_path / "in")],
+        tree="/tree",
+        base=str(tmp_path),
+    )
+    arrival.settle()
+    there = tmp_path / "a"
+    assert {p.name: str(p.readlink()) for p in there.iterdir() if p.is_symlink()} == {
+        "l": "x",
+        "loop": ".",
+        "nothing": "s/none",
+        "in": "../in/file",
+        "abs": "../in/file",
+    }
+    assert (there / "s" / "up").read_text() == "x"
+    assert (there / "hard").samefile(there / "x")
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(0o4777, 0o775), (0o2755, 0o755), (0o1444, 0o444)])
+def test_modes(tmp_path: Path, mode: int, kept: int) -> None:
+    """Permissions are the command's; neither setuid nor a file for everybody to write into."""
+    unpack(archive(("a", FILE, "x"), mode=mode), {"a": tmp_path / "a"}).settle()
+    assert (tmp_path / "a").stat().st_mode & 0o7777 == kept
+
+
+@pytest.mark.parametrize("time", ["nan", "1e400", "99999999999", "-99999999999", "x", ""])
+def test_impossible_times(tmp_path: Path, time: str) -> None:
+    with pytest.raises((RefusedError, tarfile.TarError)):
+        unpack(archive(("a", FILE, "x"), mtime=time), {"a": tmp_path / "a"})
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_what_is_no_file_is_left_out(tmp_path: Path, kind: bytes) -> None:
+    unpack(archive(("a", kind, "")), {"a": tmp_path / "a"}).settle()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_names_and_holes(tmp_path: Path) -> None:
+    """Names as long as can be, alike but for their ends; zeros take no room."""
+    names = ["é" * 126 + "a" * 3, "é" * 126 + "b" * 3]
+    members = [(name, FILE, name[-3:]) for name in names]
+    content = archive(*members, ("hole", FILE, "\0" * 3_000_000))
+    unpack(content, {name: tmp_path / name for name in (*names, "hole")}).settle()
+    assert [(tmp_path / name).read_text() for name in names] == ["aaa", "bbb"]
+    hole = (tmp_path / "hole").stat()
+    assert hole.st_size == 3_000_000
+    assert hole.st_blocks < 1000
 
 
 def test_cancelled_fetch_leaves_no_complaint(tmp_path: Path) -> None:
@@ -101,7 +182,9 @@ def test_cancelled_fetch_leaves_no_complaint(tmp_path: Path) -> None:
 
     async def work() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-        fetch = asyncio.create_task(receive(cast(Carriers, Silent()), {"a": str(tmp_path / "a")}))
+        fetch = asyncio.create_task(
+            receive(cast(Carriers, Silent()), Arrival({"a": str(tmp_path / "a")}))
+        )
         await begun.wait()
         fetch.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -81,7 +81,7 @@ class Executor(PipenExecutor):
     @staticmethod
     def make_scheduler(run: PipenExecutor, workdir: Path, checked: Checked) -> "SshScheduler":
         """Return the scheduler."""
-        from .access import Access
+        from .client import Access
         from .scheduler import SshScheduler
         from .sending import SendingSshScheduler
         from .servers import parse_servers
@@ -93,7 +93,7 @@ class Executor(PipenExecutor):
             how = checked.read("staging", one_of(("none", "sftp")))
         config = checked.path("ssh_config")
         access = Access(
-            config=None if config is None else (str(config),),
+            config=None if config is None else str(config),
             connect_timeout=checked.read("connect_timeout", parse_seconds),
             host_timeout=checked.read("host_timeout", parse_seconds),
         )

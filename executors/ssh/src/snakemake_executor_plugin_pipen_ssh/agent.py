@@ -7,15 +7,23 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any, Final
-
-import asyncssh
+from typing import Final
 
 from pipen_executors.exceptions import SchedulerError, TransientError
+
+from . import answers
+from .answers import Answer, Event, Nonsense
+from .client import Session, printable
 
 _GREETING: Final = b"pipen-agent "
 _ENCODING: Final = "utf-8"
 _ERRORS: Final = "surrogateescape"
+PATIENCE: Final = 180.0
+"""Seconds after which a machine that leaves a request without an answer is not to be trusted."""
+
+
+class NoShellError(Exception):
+    """A session has ended before bash ran in it; the text is what it said."""
 
 
 def script(name: str) -> bytes:
@@ -28,30 +36,35 @@ def frame(*fields: object) -> bytes:
     return b"".join(str(field).encode(_ENCODING, _ERRORS) + b"\0" for field in fields)
 
 
-async def greet(process: Any, text: bytes, greeting: bytes, name: str) -> None:
+async def greet(session: Session, text: bytes, greeting: bytes) -> None:
     """Send a script to a bash and wait until it runs; what a login prints before is passed over.
 
     Parameters
     ----------
-    process
-        The session that runs bash (``asyncssh.SSHClientProcess`` with bytes).
+    session
+        The session that runs bash.
     text
         The script, and what else it is to read.
     greeting
         How the first line begins that the script writes.
-    name
-        Of the machine, for messages.
 
     Raises
     ------
-    SchedulerError
+    NoShellError
         If bash does not run it.
     """
-    process.stdin.write(text)
-    while not (line := await process.stdout.readline()).startswith(greeting):
-        if not line:
-            why = (await process.stderr.read()).decode(errors="replace").strip()
-            raise SchedulerError(f"{name} does not run /bin/bash: {why or 'no reason'}")
+    with contextlib.suppress(ConnectionError):  # what it says of that is more telling
+        session.stdin.write(text)
+        await session.stdin.drain()
+    try:
+        while not (line := await session.stdout.readline()).startswith(greeting):
+            if not line:
+                break
+        else:
+            return
+    except ValueError:  # no end of the line
+        raise NoShellError("what the login prints has no end") from None
+    raise NoShellError(await session.why())
 
 
 class Agent:
@@ -59,26 +72,32 @@ class Agent:
 
     Parameters
     ----------
-    process
+    session
         The session that runs it, see :func:`greet`.
     name
         Of the machine, for messages.
     on_event
         Called with the name of each event.
+
+    Attributes
+    ----------
+    nonsense
+        What was wrong with what it sent, if anything was.
     """
 
-    def __init__(self, process: Any, name: str, on_event: Callable[[str], None]) -> None:
-        self._process = process
+    def __init__(self, session: Session, name: str, on_event: Callable[[str], None]) -> None:
+        self._session = session
         self._name = name
         self._on_event = on_event
         self._ids = itertools.count(1)
         self._asked: dict[str, asyncio.Future[str]] = {}
+        self.nonsense: Nonsense | None = None
 
     async def greet(self) -> None:
         """Wait until it runs, see :func:`greet`."""
-        await greet(self._process, script("agent.sh"), _GREETING, self._name)
+        await greet(self._session, script("tree.sh") + script("agent.sh"), _GREETING)
 
-    async def ask(self, operation: str, *fields: object) -> str:
+    async def ask(self, operation: str, *fields: object, patience: float = PATIENCE) -> str:
         """Make a request and return its answer.
 
         Raises
@@ -87,13 +106,18 @@ class Agent:
             If the agent refuses it, in its words.
         TransientError
             If the connection is lost; the request may have been carried out.
+        Nonsense
+            If there is no answer in time, likewise.
         """
         number = str(next(self._ids))
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
-            self._process.stdin.write(frame(operation, number, *fields))
-            return await answer
+            async with asyncio.timeout(patience):
+                self._session.stdin.write(frame(operation, number, *fields))
+                return await answer
+        except TimeoutError:
+            raise Nonsense(f"no answer to '{operation}' within {patience:g} s") from None
         except OSError as error:
             raise TransientError(f"{self._name}: the connection is lost ({error})") from None
         finally:
@@ -101,26 +125,29 @@ class Agent:
 
     async def listen(self) -> None:
         """Take in answers and events until the session, or its connection, ends."""
-        with contextlib.suppress(OSError, asyncssh.Error):
-            await self._take_lines()
+        try:
+            while line := await self._session.stdout.readline():
+                self._take(line.decode(_ENCODING, _ERRORS).rstrip("\n"))
+        except OSError:
+            pass
+        except Nonsense as error:
+            self.nonsense = error
+        except ValueError:
+            self.nonsense = Nonsense("it sent a line without an end")
         for answer in self._asked.values():
             if not answer.done():
-                why = f"{self._name}: the connection was lost meanwhile"
+                why = f"{self._name}: {self.nonsense or 'the connection was lost meanwhile'}"
                 answer.set_exception(TransientError(why))
 
-    async def _take_lines(self) -> None:
-        async for line in self._process.stdout:
-            kind, _, text = line.decode(_ENCODING, _ERRORS).rstrip("\n").partition(" ")
-            if kind == "!":
-                self._on_event(text)
-            elif kind == "=":
-                self._take(*text.split(" ", 2))
-
-    def _take(self, number: str, verdict: str, text: str = "") -> None:
-        answer = self._asked.get(number)
-        if answer is None or answer.done():
-            return
-        if verdict == "ok":
-            answer.set_result(text)
-        else:
-            answer.set_exception(SchedulerError(f"{self._name}: {text}"))
+    def _take(self, line: str) -> None:
+        match answers.line(line):
+            case Event(name):
+                self._on_event(name)
+            case Answer(number, is_ok, text):
+                answer = self._asked.get(number)
+                if answer is None or answer.done():
+                    return
+                if is_ok:
+                    answer.set_result(text)
+                else:
+                    answer.set_exception(SchedulerError(f"{self._name}: {printable(text)}"))

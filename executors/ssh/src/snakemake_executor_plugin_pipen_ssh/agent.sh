@@ -1,5 +1,5 @@
 # What works for pipen-ssh on a machine: one bash for each connection, which lives as long as
-# that. It needs coreutils, setsid(1) of util-linux, and /proc.
+# that. It needs coreutils, findutils, setsid(1) of util-linux, and /proc. tree.sh comes before it.
 #
 # It reads requests from its standard input: an operation, an id and arguments, each ended by
 # a null byte, so that no shell ever takes the name of a file apart. It writes lines:
@@ -9,6 +9,9 @@
 #     ! EVENT           a job has ended; EVENT is the name of a file in the events directory
 #     .                 a sign of life
 #
+# Lines come from several processes and are shorter than what one write(2) keeps together
+# (pipe(7), PIPE_BUF): who asks for many things asks for some at a time.
+#
 # Jobs are sessions of their own and outlive it. A job rings at its end: it writes the name of
 # its event into a named pipe. Whose ring is not heard is found when the events directory is
 # listed, every few seconds.
@@ -17,7 +20,10 @@ agent_field() { IFS= read -r -d '' REPLY || exit 0; }
 
 agent_answer() { printf '= %s ok %s\n' "$1" "$2"; }
 
-agent_refuse() { printf '= %s error %s\n' "$1" "${2//[$'\n\r']/ }"; }
+agent_refuse() {
+    local why=${2//[$'\n\r']/ }
+    printf '= %s error %s\n' "$1" "${why:0:800}"
+}
 
 # The kernel's count of processes killed for want of memory (proc(5), vmstat).
 agent_oom_kills() {
@@ -55,10 +61,22 @@ agent_path() { # a path, where ~/ is the home directory
     if [[ $1 == '~/'* ]]; then REPLY=$HOME/${1#'~/'}; fi
 }
 
-# hello ID BELL TREE EVENTS TMPDIR: cores, MiB of memory, the count of memory kills, and the
-# tree, which is where files are kept that this machine does not share, and where names begin.
+# The name that a tree has of itself: another machine that has the same name has the same tree.
+agent_stock() {
+    local own=.pipen-tree.$$
+    if [[ ! -s .pipen-tree ]]; then
+        cat /proc/sys/kernel/random/uuid > "$own"
+        ln -- "$own" .pipen-tree 2>/dev/null || [[ -s .pipen-tree ]] || mv -- "$own" .pipen-tree
+        rm -f -- "$own"
+    fi
+    read -r REPLY < .pipen-tree
+}
+
+# hello ID BELL TREE EVENTS TMPDIR: cores, MiB of memory, the count of memory kills, the time, the
+# name of the tree, and the tree, which is where files are kept that this machine does not share,
+# and where names begin.
 agent_hello() {
-    local cores memory=0 name number why
+    local cores memory=0 name number why stock=-
     agent_field; agent_bell=$REPLY
     agent_field; agent_path "$REPLY"; agent_tree=$REPLY
     agent_field; agent_events=$REPLY
@@ -69,21 +87,20 @@ agent_hello() {
 Let files be sent and fetched (staging: sftp), or work in a directory that both share"
         return
     fi
-    if ! why=$(mkdir -p -m 700 -- "$agent_tree" 2>&1); then
-        agent_refuse "$1" "$why"
-        return
-    fi
-    cd -- "$agent_tree"
-    if ! why=$(mkdir -p -m 700 -- "$agent_events" 2>&1); then
-        agent_refuse "$1" "$why"
-        return
-    fi
-    for name in setsid nproc tar; do
+    for name in setsid nproc tar find stat; do
         if ! command -v "$name" > /dev/null; then
             agent_refuse "$1" "there is no $name"
             return
         fi
     done
+    if ! tree_enter "$agent_tree"; then
+        agent_refuse "$1" "$REPLY"
+        return
+    fi
+    if ! why=$(mkdir -p -m 700 -- "$agent_events" 2>&1); then
+        agent_refuse "$1" "$why"
+        return
+    fi
     agent_bell=$PWD/$agent_events/$agent_bell
     if [[ $agent_events == /* ]]; then agent_bell=${agent_bell#"$PWD/"}; fi
     if [[ ! -p $agent_bell ]]; then mkfifo -m 600 -- "$agent_bell" 2>/dev/null; fi
@@ -92,7 +109,9 @@ Let files be sent and fetched (staging: sftp), or work in a directory that both 
         if [[ $name == MemTotal: ]]; then memory=$((number / 1024)); fi
     done < /proc/meminfo
     agent_oom_kills
-    agent_answer "$1" "$cores $memory $REPLY $PWD"
+    number=$REPLY
+    if [[ $agent_tree != / ]] && agent_stock 2>/dev/null; then stock=${REPLY:-"-"}; fi
+    agent_answer "$1" "$cores $memory $number $(date +%s.%N) $stock $PWD"
     agent_listen &
     trap "kill $! 2>/dev/null" EXIT
 }
@@ -108,7 +127,10 @@ agent_start() {
         agent_refuse "$1" "$why"
         return
     fi
-    setsid /bin/bash -p "$wrapper" "$server" "$agent_bell" < /dev/null >> "$REPLY" 2>&1 &
+    (
+        umask "$tree_umask"
+        exec setsid /bin/bash -p "$wrapper" "$server" "$agent_bell" < /dev/null >> "$REPLY" 2>&1
+    ) &
     agent_oom_kills
     agent_answer "$1" "$! $REPLY"
 }
@@ -157,7 +179,8 @@ agent_members() {
 }
 
 # kill ID GRACE COUNT (PID WRAPPER)...: TERM to whole sessions, KILL after the grace time in
-# seconds; answered when nothing of them is left.
+# seconds; answered when nothing of them is left. What does not end by that (another user's
+# process, one that waits for a dead disk) is named.
 agent_kill() {
     local grace count pid deadline members
     local -A sessions=()
@@ -175,36 +198,60 @@ agent_kill() {
         deadline=$((SECONDS + grace))
         while agent_members; ((${#members[@]})); do
             if ((SECONDS >= deadline)); then kill -s KILL "${members[@]}" 2>/dev/null; fi
+            if ((SECONDS >= deadline + 15)); then
+                agent_refuse "$1" "these processes do not end: ${members[*]}"
+                exit
+            fi
             sleep 0.05
         done
         agent_answer "$1"
     ) &
 }
 
-# stat ID COUNT NAME...: for each name `+` if it is a file, else `-`; then the size and time of
-# modification of each file, as SIZE:SECONDS with nine decimals.
+# stat ID COUNT NAME...: a word for each name: SIZE:SECONDS with nine decimals for a file (the
+# time of modification), d:DIGEST for a directory, and - for what is not there.
 agent_stat() {
-    local count words=() names=() sizes=() at
+    local count name names=()
     agent_field; count=$REPLY
     while ((count--)); do
-        agent_field
-        if [[ -f $REPLY ]]; then
-            names+=("$REPLY")
-            words+=(+)
-        else
-            words+=(-)
+        agent_field; names+=("$REPLY")
+    done
+    (
+        trap - EXIT
+        words=() files=() sizes=()
+        for name in "${names[@]}"; do
+            if [[ -f $name ]]; then
+                words+=(+)
+                files+=("$name")
+            elif [[ -d $name ]]; then
+                words+=("d:$(agent_digest "$name")")
+            else
+                words+=(-)
+            fi
+        done
+        if ((${#files[@]})); then
+            mapfile -t sizes < <(
+                stat --dereference --format='%s:%.9Y' -- "${files[@]}" 2>/dev/null
+            )
         fi
-    done
-    for ((at = 0; at < ${#names[@]}; at += 500)); do
-        mapfile -t -O "${#sizes[@]}" sizes < <(
-            stat --dereference --format='%s:%.9Y' -- "${names[@]:at:500}" 2>/dev/null
-        )
-    done
-    if ((${#sizes[@]} == ${#names[@]})); then
-        agent_answer "$1" "${words[*]} ${sizes[*]}"
-    else
-        agent_answer "$1" "${words[*]//+/-}"   # one went away meanwhile
-    fi
+        if ((${#sizes[@]} != ${#files[@]})); then
+            words=("${words[@]/#+/-}")   # one went away meanwhile
+        fi
+        for name in "${!words[@]}"; do
+            if [[ ${words[name]} == + ]]; then
+                words[name]=${sizes[0]}
+                sizes=("${sizes[@]:1}")
+            fi
+        done
+        agent_answer "$1" "${words[*]}"
+    ) &
+}
+
+# What is in a directory, as one number: kinds, sizes, times and names, and where links lead.
+agent_digest() {
+    cd -- "$1" || return
+    find . -mindepth 1 \( -type d -printf 'd %P\0' -o -type f -printf 'f %s %T@ %P\0' \
+        -o -type l -printf 'l %l %P\0' \) 2>/dev/null | LC_ALL=C sort -z | sha256sum | head -c 64
 }
 
 # claim ID NAME: whether a job's claim could be made before its wrapper made it.

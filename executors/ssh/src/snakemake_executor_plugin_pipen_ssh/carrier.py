@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from .agent import frame, greet, script
+from pipen_executors.exceptions import SchedulerError, TransientError
+
+from .agent import NoShellError, frame, greet, script
+from .answers import Nonsense
+from .client import Client, Session, printable
 
 _GREETING: Final = b"pipen-carrier "
 _PIECE: Final = 1 << 18
+_PATIENCE: Final = 600.0
+"""Seconds without a byte, in either direction, after which a transfer is broken off."""
+_LONGEST_VERDICT: Final = 1 << 20
+_VERDICT: Final = re.compile(rb"([0-9]{1,3})\n(.*)\0", re.DOTALL)
+
+
+class SessionEnded(ConnectionResetError):
+    """A session has ended during a transfer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +52,8 @@ class Carrier:
 
     Parameters
     ----------
-    process
-        The session (``asyncssh.SSHClientProcess`` with bytes).
+    session
+        The session.
 
     Attributes
     ----------
@@ -48,25 +61,37 @@ class Carrier:
         Whether it waits for a request: no transfer has been broken off.
     """
 
-    def __init__(self, process: Any) -> None:
-        self._process = process
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self.is_idle = True
 
     async def put(
-        self, archive: asyncio.StreamReader, prefix: str, stale: Sequence[str]
+        self,
+        archive: asyncio.StreamReader,
+        prefix: str,
+        stale: Sequence[str],
+        pairs: Sequence[tuple[str, str]],
     ) -> Verdict:
-        """Remove what is stale, see ``carrier.sh``, and unpack an archive.
+        """Remove what is stale, unpack an archive, put each first of a pair in a second's place.
 
         Raises
         ------
         OSError
             If the connection is lost.
         """
-        mark = self._ask("put", prefix, len(stale), *stale)
+        mark = self._ask(
+            "put",
+            prefix,
+            len(stale),
+            *stale,
+            len(pairs),
+            *(name for pair in pairs for name in pair),
+        )
         while piece := await archive.read(_PIECE):
-            self._process.stdin.write(frame(len(piece)) + piece)
-            await self._process.stdin.drain()
-        self._process.stdin.write(frame(0))
+            self._session.stdin.write(frame(len(piece)) + piece)
+            async with asyncio.timeout(_PATIENCE):
+                await self._session.stdin.drain()
+        self._session.stdin.write(frame(0))
         return await self._answer(mark)
 
     async def get(self, names: Sequence[str], archive: asyncio.StreamWriter) -> Verdict:
@@ -81,12 +106,12 @@ class Carrier:
 
     def close(self) -> None:
         """End the session, whatever it does."""
-        self._process.close()
+        self._session.close()
 
     def _ask(self, operation: str, *fields: object) -> bytes:
         self.is_idle = False
         mark = secrets.token_hex(16)
-        self._process.stdin.write(frame(operation, mark, *fields))
+        self._session.stdin.write(frame(operation, mark, *fields))
         return f"\n{mark} ".encode()
 
     async def _answer(self, mark: bytes, archive: asyncio.StreamWriter | None = None) -> Verdict:
@@ -102,15 +127,20 @@ class Carrier:
             archive.write(text[:at])
         text = text[at + len(mark) :]
         while not text.endswith(b"\0"):
+            if len(text) > _LONGEST_VERDICT:
+                raise Nonsense("it sent an endless answer to a transfer")
             text += await self._read()
+        match = _VERDICT.fullmatch(text)
+        if match is None:
+            raise Nonsense(f"it answered a transfer with {text[:80]!r}")
         self.is_idle = True
-        status, _, why = text[:-1].decode(errors="replace").partition("\n")
-        return Verdict(int(status), why)
+        return Verdict(int(match[1]), printable(match[2].decode(errors="replace")))
 
     async def _read(self) -> bytes:
-        piece: bytes = await self._process.stdout.read(_PIECE)
+        async with asyncio.timeout(_PATIENCE):
+            piece = await self._session.stdout.read(_PIECE)
         if not piece:
-            raise ConnectionResetError("the session has ended")
+            raise SessionEnded("the session has ended")
         return piece
 
 
@@ -119,18 +149,21 @@ class Carriers:
 
     Parameters
     ----------
-    connection
-        The connection (``asyncssh.SSHClientConnection``).
+    client
+        The connection.
     tree
         Directory on the machine below which names lie.
     name
         Of the machine, for messages.
+    patience
+        Seconds that a new session may take.
     """
 
-    def __init__(self, connection: Any, tree: str, name: str) -> None:
-        self._connection = connection
+    def __init__(self, client: Client, tree: str, name: str, patience: float) -> None:
+        self._client = client
         self._tree = tree
         self._name = name
+        self._patience = patience
         self._idle: list[Carrier] = []
 
     @contextlib.asynccontextmanager
@@ -141,7 +174,7 @@ class Carriers:
         ------
         SchedulerError
             If bash does not run there.
-        OSError, asyncssh.Error
+        TransientError
             If no session can be opened.
         """
         carrier = self._idle.pop() if self._idle else await self._open()
@@ -154,6 +187,22 @@ class Carriers:
                 carrier.close()
 
     async def _open(self) -> Carrier:
-        process = await self._connection.create_process("exec /bin/bash", encoding=None)
-        await greet(process, script("carrier.sh") + frame(self._tree), _GREETING, self._name)
-        return Carrier(process)
+        session = await self._client.session()
+        text = script("tree.sh") + script("carrier.sh") + frame(self._tree)
+        try:
+            async with asyncio.timeout(self._patience):
+                await greet(session, text, _GREETING)
+        except BaseException as error:
+            session.close()
+            if isinstance(error, TimeoutError):
+                why = f"{self._name}: no answer within {self._patience:g} s"
+                raise TransientError(why) from None
+            if isinstance(error, NoShellError):
+                raise self._problem(session, str(error)) from None
+            raise
+        return Carrier(session)
+
+    def _problem(self, session: Session, why: str) -> SchedulerError:
+        if session.is_refused:
+            return self._client.problem(why)
+        return SchedulerError(f"{self._name} does not run /bin/bash: {why or 'no reason'}")

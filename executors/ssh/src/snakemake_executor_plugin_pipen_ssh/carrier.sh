@@ -1,12 +1,14 @@
 # What carries files for pipen-ssh: one bash, which a login starts once, for many transfers, one
-# after the other. It needs coreutils and GNU tar.
+# after the other. It needs coreutils and GNU tar. tree.sh comes before it.
 #
 # It reads from its standard input the directory below which all names lie, and then requests,
 # whose fields are ended by a null byte each:
 #
-#     put MARK PREFIX COUNT NAME...    remove the names, and all that begins with the prefix and
+#     put MARK PREFIX COUNT NAME... PAIRS FROM TO...
+#                                      remove the names, and all that begins with the prefix and
 #                                      a dot; then unpack the archive that follows in pieces:
-#                                      a length, and so many bytes; the length 0 is its end
+#                                      a length, and so many bytes; the length 0 is its end. At
+#                                      last put each FROM in the place of a TO
 #     get MARK COUNT NAME...           pack what there is of the names, and write the archive
 #
 # Each is answered by a line with the mark and tar's exit status, behind the archive if there is
@@ -23,23 +25,51 @@ carrier_names() {
     done
 }
 
-carrier_answer() { printf '\n%s %s\n%s\0' "$1" "$2" "$3"; }
+carrier_answer() { printf '\n%s %s\n%s\0' "$1" "$2" "${3:0:4000}"; }
 
 carrier_pieces() {
     local length
     while IFS= read -r -d '' length && ((length)); do head --bytes="$length"; done
 }
 
+# Also what lies in directories that nobody may write into.
+carrier_remove() {
+    local name
+    rm -rf -- "$@" 2>/dev/null && return
+    for name; do
+        if [[ -d $name && ! -L $name ]]; then chmod -R u+rwX -- "$name"; fi
+    done
+    rm -rf -- "$@"
+}
+
+# Put one directory in the place of another. Whoever is in the old one keeps it until it is gone.
+carrier_exchange() { # from, to
+    local old=$1.old
+    if [[ $2 == */* ]]; then (umask "$tree_umask"; mkdir -p -- "${2%/*}") || return; fi
+    if [[ -e $2 || -L $2 ]]; then mv -T -- "$2" "$old" || return; fi
+    mv -T -- "$1" "$2" || return
+    carrier_remove "$old"
+}
+
 carrier_put() {
-    local prefix names why
+    local prefix names why pairs=() count
     carrier_field; prefix=$REPLY
     carrier_names
+    carrier_field; count=$((2 * REPLY))
+    while ((count--)); do
+        carrier_field; pairs+=("$REPLY")
+    done
     why=$(
         carrier_pieces | {
-            rm -rf -- "${names[@]}" "$prefix".* &&
-                tar --extract --preserve-permissions --no-same-owner --file=-
+            umask "$tree_umask"
+            carrier_remove "${names[@]}" "$prefix".* &&
+                tar --extract --preserve-permissions --no-same-owner --delay-directory-restore --file=-
             status=$?
             cat > /dev/null   # what tar has left of it
+            while ((status == 0 && ${#pairs[@]})); do
+                carrier_exchange "${pairs[@]:0:2}" || status=$?
+                pairs=("${pairs[@]:2}")
+            done
             exit "$status"
         } 2>&1
     )
@@ -67,7 +97,10 @@ carrier_main() {
     local operation
     exec 3>&1
     carrier_field
-    cd -- "$REPLY" || exit
+    if ! tree_enter "$REPLY"; then
+        printf '%s\n' "$REPLY" >&2
+        exit 1
+    fi
     printf '\npipen-carrier %s\n' "$BASH_VERSION"
     while :; do
         carrier_field; operation=$REPLY

@@ -5,6 +5,7 @@ Connection, host keys and bash on the other side are seen by the job that goes t
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 
 from pipen_executors.doctor import Entry, Finding, Place, failure, ok
@@ -13,7 +14,9 @@ from .servers import parse_servers
 
 
 async def checks(place: Place) -> AsyncIterator[Finding]:
-    """Look whether machines are named."""
+    """Look whether there is a client, and machines are named."""
+    if shutil.which("ssh") is None:
+        yield failure("there is no ssh", "install OpenSSH's client (openssh-client)")
     if not place.checked.settings.servers:
         yield failure(
             "no machine is named", "--set servers=user@host, as --pipen-ssh-servers has it"

@@ -6,22 +6,30 @@ import asyncio
 import time
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import tenacity
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 
-from .access import Access, log_in
-from .agent import Agent
+from . import answers
+from .agent import PATIENCE, Agent, NoShellError
+from .answers import Nonsense
 from .carrier import Carriers
+from .client import Access, Client
 from .servers import Server
+from .stock import Stock, Stocks
 
-Version = tuple[int, int]
-"""Size and time of modification (in nanoseconds) of a file."""
+T = TypeVar("T")
 
 _SESSIONS: Final = 4
 """Sessions for fetching at a time: sshd allows ten on a connection (MaxSessions)."""
+_BROKEN_SESSIONS: Final = 3
+"""How many sessions in a row may end because of what a machine sent."""
+_SOUND: Final = 600.0
+"""Seconds after which a session that is still there has been a sound one."""
+_SKEW: Final = 2.0
+"""Seconds by which clocks may differ before the user is told."""
 
 
 class Host:
@@ -35,10 +43,10 @@ class Host:
         How many processes its kernel had killed for want of memory when a job started.
     tree
         Directory where its files begin, absolute, once it has been reached.
-    files
-        What lies there of the workflow's files, by name: the same that lay here.
-    sending, fetching
-        Keep transfers in order, and within the sessions that a server allows.
+    stock
+        What lies in its tree; the same object for machines that have the same tree.
+    fetching
+        Keeps fetches within the sessions that a server allows.
     given_up
         Process ids and wrappers of jobs that may still run on it, and must not when it
         comes back.
@@ -49,6 +57,8 @@ class Host:
         What the user says of it.
     access
         How it is reached.
+    stocks
+        What lies in the trees of all machines.
     tree
         Directory on it where its files begin, or where its agent works.
     events
@@ -65,6 +75,7 @@ class Host:
         self,
         server: Server,
         access: Access,
+        stocks: Stocks,
         tree: str,
         events: str,
         *,
@@ -75,24 +86,28 @@ class Host:
         self.server = server
         self.name = server.name
         self._access = access
+        self._stocks = stocks
         self._tree = tree
         self._events = events
         self._on_event = on_event
         self._on_change = on_change
         self._warn = warn
         self._agent: Agent | None = None
-        self._connection: Any = None
+        self._client: Client | None = None
         self._carriers: Carriers | None = None
         self._task: asyncio.Task[None] | None = None
         self._away_since = time.monotonic()
         self._why = "not connected yet"
         self._away_told = False
+        self._opened = 0.0
+        self._broken = 0
+        self._set_aside = False
+        self._skew_told = False
         self.slots = server.slots
         self.mem_mb = server.mem_mb
         self.oom_kills = 0
         self.tree = ""
-        self.files: dict[str, Version] = {}
-        self.sending = asyncio.Lock()
+        self.stock = Stock()
         self.fetching = asyncio.Semaphore(_SESSIONS)
         self.given_up: list[tuple[str, str]] = []
 
@@ -107,11 +122,13 @@ class Host:
     def is_lost(self) -> bool:
         """Whether it has not answered for so long that nothing is expected of it."""
         away = time.monotonic() - self._away_since
-        return not self.is_here and away >= self._access.host_timeout
+        return not self.is_here and (self._set_aside or away >= self._access.host_timeout)
 
     @property
     def trouble(self) -> str:
         """Why it cannot be asked, and for how long, in one line."""
+        if self._set_aside:
+            return f"{self.name} is not asked any more: {self._why}"
         away = time.monotonic() - self._away_since
         return f"{self.name} has not been reachable for {away:.0f} s ({self._why})"
 
@@ -133,8 +150,23 @@ class Host:
         while not self.is_here and not self.is_lost:
             await asyncio.sleep(0.2)
 
-    async def ask(self, operation: str, *fields: object) -> str:
+    async def ask(
+        self,
+        operation: str,
+        *fields: object,
+        read: Callable[[str], T],
+        patience: float = PATIENCE,
+    ) -> T:
         """Ask the agent (see :meth:`Agent.ask`).
+
+        Parameters
+        ----------
+        operation, *fields
+            What for.
+        read
+            Reads the answer; raises :class:`Nonsense` if it cannot be right.
+        patience
+            Seconds that an answer may take.
 
         Raises
         ------
@@ -143,9 +175,20 @@ class Host:
         TransientError
             If the machine is away, or goes away meanwhile.
         """
-        if self._agent is None:
+        agent = self._agent
+        if agent is None:
             raise TransientError(self.trouble)
-        return await self._agent.ask(operation, *fields)
+        try:
+            return read(await agent.ask(operation, *fields, patience=patience))
+        except Nonsense as error:
+            self.distrust(error)
+            raise TransientError(f"{self.name}: {error}") from None
+
+    def distrust(self, error: Nonsense) -> None:
+        """Break a session off in which the machine has sent what cannot be right."""
+        if self._agent is not None and self._client is not None:
+            self._agent.nonsense = error
+            self._client.abort()
 
     # -- its connection ----------------------------------------------------------------
 
@@ -174,16 +217,17 @@ class Host:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self.is_here:
-            self._connection.close()
-            await self._connection.wait_closed()
+        if self._client is not None:
+            await self._client.close()
 
     async def _keep(self) -> None:
         """Serve the connection, and make it again with back-off (with jitter) when it is lost."""
         while True:
             if self._agent is not None:
                 await self._listening
-                self._let_go()
+                await self._let_go(self._agent.nonsense)
+            if self._set_aside:
+                return
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(SchedulerError),
                 wait=tenacity.wait_random_exponential(multiplier=0.5, max=30, min=0.2),
@@ -191,33 +235,47 @@ class Host:
                 with attempt:
                     await self._connect()
 
-    def _let_go(self) -> None:
+    async def _let_go(self, nonsense: Nonsense | None) -> None:
+        assert self._client is not None
+        self._client.abort()
         self._agent = self._carriers = None
         self._away_since = time.monotonic()
-        self._why = "the connection was lost"
-        self._connection.abort()
         self._away_told = True
-        self._warn(f"The connection to {self.name} was lost; its jobs go on, connecting again.")
+        if self._away_since - self._opened > _SOUND:
+            self._broken = 0
+        if nonsense is None:
+            self._why = "the connection was lost"
+            told = f"The connection to {self.name} was lost; its jobs go on, connecting again."
+        else:
+            self._why = str(nonsense)
+            self._broken += 1
+            self._set_aside = self._broken >= _BROKEN_SESSIONS
+            told = f"{self.name} does not answer as it should: {nonsense}; " + (
+                f"it is set aside for this run, after {self._broken} sessions like that."
+                if self._set_aside
+                else "its jobs go on, connecting again."
+            )
+        self._warn(told)
         self._on_change()
         asyncio.get_running_loop().call_later(self._access.host_timeout, self._on_change)
+        await self._client.close()
 
     async def _connect(self) -> None:
-        connection = None
+        client = Client(self.server, self._access)
         try:
             async with asyncio.timeout(self._access.connect_timeout):
-                connection = await log_in(self.server, self._access)
-                agent = await self._start_agent(connection)
+                agent = await self._start_agent(client)
         except BaseException as error:
-            if connection is not None:
-                connection.abort()
+            client.abort()
             problem = self._problem(error)
             self._why = str(problem).removeprefix(f"{self.name}: ")
             raise problem from None
         if self._away_told:
             self._away_told = False
             self._warn(f"{self.name} is reachable again.")
-        self._connection, self._agent = connection, agent
-        self._carriers = Carriers(connection, self.tree, self.name)
+        self._opened = time.monotonic()
+        self._client, self._agent = client, agent
+        self._carriers = Carriers(client, self.tree, self.name, self._access.connect_timeout)
         self._on_change()
 
     def _problem(self, error: BaseException) -> BaseException:
@@ -225,26 +283,45 @@ class Host:
         if isinstance(error, TimeoutError):
             seconds = self._access.connect_timeout
             return TransientError(f"{self.name}: no answer within {seconds:g} s")
-        if isinstance(error, Exception) and not isinstance(error, SchedulerError):
-            words = getattr(error, "reason", None) or str(error) or repr(error)
-            return TransientError(f"{self.name}: {words}")
+        if isinstance(error, OSError | Nonsense):
+            return TransientError(f"{self.name}: {error}")
         return error
 
-    async def _start_agent(self, connection: Any) -> Agent:
-        # One word for the user's login shell, whichever that is; all else goes by stdin.
-        process = await connection.create_process("exec /bin/bash", encoding=None)
-        agent = Agent(process, self.name, self._on_event)
-        await agent.greet()
+    async def _start_agent(self, client: Client) -> Agent:
+        session = await client.open()
+        agent = Agent(session, self.name, self._on_event)
+        try:
+            await agent.greet()
+        except NoShellError as error:
+            if session.is_refused:
+                raise client.problem(str(error)) from None
+            why = str(error) or "no reason"
+            raise SchedulerError(f"{self.name} does not run /bin/bash: {why}") from None
         self._listening = asyncio.create_task(agent.listen())
-        answer = await agent.ask(
-            "hello", f".bell-{self.name}", self._tree, self._events, self.server.tmpdir or ""
+        before = time.time_ns()
+        hello = answers.hello(
+            await agent.ask(
+                "hello", f".bell-{self.name}", self._tree, self._events, self.server.tmpdir or ""
+            )
         )
-        cores, memory, oom_kills, self.tree = answer.split(" ", 3)
-        self.slots = self.server.slots or int(cores)
-        self.mem_mb = self.server.mem_mb or int(memory)
-        self.oom_kills = int(oom_kills)
+        self._check_clock(hello.time, before, time.time_ns())
+        self.tree, self.stock = hello.tree, self._stocks.named(hello.stock)
+        self.slots = self.server.slots or hello.cores
+        self.mem_mb = self.server.mem_mb or hello.mem_mb
+        self.oom_kills = hello.oom_kills
         if self.given_up:
             fields = chain.from_iterable(self.given_up)
             await agent.ask("kill", 0, len(self.given_up), *fields)
             self.given_up.clear()
         return agent
+
+    def _check_clock(self, there: int, before: int, after: int) -> None:
+        """Say once that the clock of a machine differs: files get their times from it."""
+        skew = (min(there - before, 0) or max(there - after, 0)) / 1e9
+        if abs(skew) > _SKEW and not self._skew_told:
+            self._skew_told = True
+            self._warn(
+                f"The clock of {self.name} is {abs(skew):.0f} s "
+                f"{'ahead of' if skew > 0 else 'behind'} that of this machine: files made there "
+                "may look older or newer than they are, and their rules run once more."
+            )

@@ -23,12 +23,13 @@ from pipen_executors.spec import JobSpec
 from pipen_executors.states import JobState, Outcome, Presence, Report
 
 from . import ends
-from .access import Access
+from .client import Access
 from .fleet import Fleet
 from .host import Host
 from .placement import Room
 from .servers import Server
 from .sessions import RemoteSessions, server_of
+from .stock import Stocks
 
 _OCCUPYING: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
 
@@ -81,12 +82,14 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
         )
         self._warn = warn
         self._access = access
+        self._stocks = Stocks()
         self._fleet = Fleet(map(self._make_host, servers), self._make_host, warn)
 
     def _make_host(self, server: Server) -> Host:
         host = Host(
             server,
             self._access,
+            self._stocks,
             self.tree(server),
             self.seen(self.events_directory()),
             on_event=lambda event: self.hear(host, event),

@@ -43,7 +43,7 @@ class SendingSshScheduler(SshScheduler):
     brings_files = True
 
     def __init__(self, workdir: Path, *others: Any, keep_incomplete: bool = False) -> None:
-        self._staging = Staging(os.getcwd(), f"{workdir}/{EVENTS}")
+        self._staging = Staging(os.getcwd(), f"{workdir}/{EVENTS}", others[-1])
         self._keep_incomplete = keep_incomplete
         self._told_by: dict[str, Host] = {}
         self._unclear: set[Job] = set()
@@ -125,6 +125,7 @@ class SendingSshScheduler(SshScheduler):
         again: a second start of the same submission does nothing.
         """
         if job not in self._unclear:
+            self._stocks.free(job)  # what an earlier attempt was going to read
             try:
                 await self._staging.put(host, job)
             except TransientError as error:
@@ -146,6 +147,8 @@ class SendingSshScheduler(SshScheduler):
         host = self.host_of(job)
         if host.is_lost:
             raise SchedulerError(f"host lost: {host.trouble}")
+        if not (outputs or job.settling):
+            self._staging.use(host, job)  # it may run, as an earlier run has left it
         half = self._keep_incomplete and job.settling
         await self._staging.get(host, job, outputs=outputs or half)
 
@@ -160,11 +163,16 @@ class SendingSshScheduler(SshScheduler):
             if host.is_lost:
                 return True  # nothing of it will ever come here
             with contextlib.suppress(TransientError):
-                if await host.ask("claim", name) == "yes":
+                if await host.ask("claim", name, read=str) == "yes":
                     return True
                 await self.fetch(job, outputs=False)
                 return False
             await asyncio.sleep(0.2)
+
+    def forget(self, job: Job) -> None:
+        """Drop what is known of a job that has ended."""
+        super().forget(job)
+        self._stocks.free(job)
 
     # -- events --------------------------------------------------------------------------
 
@@ -187,4 +195,4 @@ class SendingSshScheduler(SshScheduler):
 
     async def _forget_events(self, host: Host, names: Sequence[str]) -> None:
         with contextlib.suppress(TransientError):  # told again, and removed then
-            await host.ask("forget", len(names), *names)
+            await host.ask("forget", len(names), *names, read=str)

@@ -50,11 +50,6 @@ class Server:
     tmpdir: str | None = None
     groups: tuple[str, ...] = ()
 
-    @property
-    def address(self) -> str:
-        """Host and port as ``ssh-keyscan`` takes them."""
-        return self.host if self.port is None else f"-p {self.port} {self.host}"
-
     def is_called(self, name: str) -> bool:
         """Tell whether a name stands for this machine."""
         return name in (self.name, self.host, *self.groups)

@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.states import ExitReason, Outcome, Presence, Report
 
-from . import ends
+from . import answers, ends
+from .agent import PATIENCE
 from .host import Host
+
+_AT_A_TIME: Final = 200
+"""Jobs that are asked about at a time: the answer is one line of less than 4 KiB, which no other
+process of the agent can write into (pipe(7), PIPE_BUF)."""
 
 
 def server_of(job: Job) -> str:
@@ -65,25 +72,34 @@ class RemoteSessions:
             If the machine is away, or goes away meanwhile: it may have been started.
         """
         self._statuses.pop(job, None)
-        answer = await host.ask(
-            "start", host.name, self._wrapper(job), f"{self._directory(job)}/job.stderr"
+        pid, host.oom_kills = await host.ask(
+            "start",
+            host.name,
+            self._wrapper(job),
+            f"{self._directory(job)}/job.stderr",
+            read=answers.started,
         )
-        pid, oom_kills = answer.split()
-        host.oom_kills = int(oom_kills)
         return f"{pid}@{host.name}"
 
     async def query(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
         """Ask each machine for its jobs; those of one that is away go on, until it is lost."""
         reports: dict[Job, Report] = {}
         by_host = self._by_host(jobs)
-        answers = await asyncio.gather(*(self._query(h, some) for h, some in by_host.items()))
-        for answer in answers:
-            reports |= answer
+        found = await asyncio.gather(*(self._query(h, some) for h, some in by_host.items()))
+        for some in found:
+            reports |= some
         return reports
 
     async def _query(self, host: Host, jobs: Sequence[Job]) -> dict[Job, Report]:
+        words: list[str] = []
         try:
-            words = (await self._ask(host, jobs, "query")).split()[1:]
+            for start in range(0, len(jobs), _AT_A_TIME):
+                some = jobs[start : start + _AT_A_TIME]
+                fields = [len(some), *_named(some, self._wrapper)]
+                _, more = await host.ask(
+                    "query", *fields, read=partial(answers.states, count=len(some))
+                )
+                words += more
         except TransientError:
             lost = None
             if host.is_lost:
@@ -124,7 +140,9 @@ class RemoteSessions:
             if host.is_lost:
                 host.given_up += [(_pid(job), self._wrapper(job)) for job in some]
             else:
-                asked.append(self._ask(host, some, "kill", round(grace)))
+                fields = [round(grace), len(some), *_named(some, self._wrapper)]
+                patience = grace + PATIENCE
+                asked.append(host.ask("kill", *fields, read=str, patience=patience))
         await asyncio.gather(*asked)
 
     def forget(self, job: Job) -> None:
@@ -139,12 +157,15 @@ class RemoteSessions:
                 found.setdefault(self._host_of(job), []).append(job)
         return found
 
-    async def _ask(self, host: Host, jobs: Sequence[Job], operation: str, *first: object) -> str:
-        fields: list[object] = [*first, len(jobs)]
-        for job in jobs:
-            fields += [_pid(job), self._wrapper(job)]
-        return await host.ask(operation, *fields)
+
+def _named(jobs: Sequence[Job], wrapper: Callable[[Job], str]) -> list[str]:
+    """Return the fields that name jobs to an agent."""
+    return [field for job in jobs for field in (_pid(job), wrapper(job))]
 
 
 async def _oom_kills_grew(host: Host) -> bool:
-    return int(await host.ask("query", 0)) > host.oom_kills
+    try:
+        kills, _ = await host.ask("query", 0, read=lambda text: answers.states(text, 0))
+    except TransientError:
+        return False
+    return kills > host.oom_kills

@@ -3,7 +3,11 @@
 On each machine a tree mirrors the working directory of the workflow: jobs run in it, find
 their inputs by the same relative paths, and leave their outputs there. So what one job has
 made, or was sent for it, need not be sent for the next. A file lies there unchanged if its
-size and time of modification are those of the file here, since both travel with it.
+size and time of modification are those of the file here, since both travel with it; a directory,
+if that is so of all files in it.
+
+What has changed here is sent again only when no job that may read it runs there, and a directory
+takes the place of the old one in one step.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import asyncio
 import hashlib
 import os
 import re
+import secrets
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from pipen_executors import meter
@@ -22,13 +28,24 @@ from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.jobdir import INFO
 
-from .host import Host, Version
+from . import answers
+from .answers import Nonsense, Version
+from .arrival import Arrival
+from .contents import version
+from .host import Host
 from .servers import Server
-from .transfer import nanoseconds, receive, send
+from .transfer import receive, send
 
 DEFAULT_WORKDIR: Final = "~/.pipen-ssh"
 _OUTSIDE: Final = ".pipen-outside"
 """Where in the tree files lie that are not below the working directory here."""
+_NEW: Final = ".pipen-new"
+"""Where in the tree directories are unpacked that then take their places."""
+_AT_A_TIME: Final = 50
+"""Names that are asked about at a time: the answer is one line of less than 4 KiB, which no other
+process of the agent can write into (pipe(7), PIPE_BUF)."""
+_STAT_PATIENCE: Final = 3600.0
+"""Seconds that a look at what lies there may take: of a directory, at each file in it."""
 _OF_JOB: Final = ("job.rc", "job.status", "job.stdout", "job.stderr", "job.timedout", meter.FILE)
 
 
@@ -41,10 +58,13 @@ class Staging:
         Working directory of the workflow.
     events
         Its events directory.
+    warn
+        Called with a line for the user.
     """
 
-    def __init__(self, base: str, events: str) -> None:
+    def __init__(self, base: str, events: str, warn: Callable[[str], None]) -> None:
         self._base = base
+        self._warn = warn
         self._events = self.name(events)
 
     def tree(self, server: Server) -> str:
@@ -83,28 +103,65 @@ class Staging:
         TransientError
             If the machine goes away.
         """
-        own = self._own_files(job)
         wanted = await asyncio.to_thread(self._wanted, job)
+        here = await self._versions_here(host, wanted)
+        told: set[str] = set()
+        while True:
+            stock = host.stock
+            async with stock.sending:
+                unsent = await self._unsent(host, here)
+                in_use = stock.readers(unsent, job)
+                if not in_use:
+                    stock.use(job, wanted)
+                    await self._send(host, job, wanted, unsent)
+                    return
+            for reader, name in in_use.items():
+                if name not in told:
+                    told.add(name)
+                    self._warn(
+                        f"{name} has changed since it was sent to {host.name} for a job that may "
+                        f"still read it ({reader.spec.rule}): {job.spec.rule} waits for its end"
+                    )
+            await stock.change()
+
+    async def _versions_here(self, host: Host, wanted: Mapping[str, str]) -> dict[str, Version]:
+        try:
+            return await asyncio.to_thread(
+                lambda: {name: version(path) for name, path in wanted.items()}
+            )
+        except OSError as error:
+            raise SchedulerError(_not_sent(host, error)) from None
+
+    async def _send(
+        self, host: Host, job: Job, wanted: Mapping[str, str], unsent: Mapping[str, Version]
+    ) -> None:
         removed = (*job.spec.removable, *job.spec.removable_dirs, *job.spec.logs)
         stale = [self._there(job, path) for path in removed]
         shadow = job.spec.shadow_dir
+        for name in [*stale, *unsent]:
+            host.stock.files.pop(name, None)
+        files = {name: wanted[name] for name in unsent}
+        new = f"{_NEW}/{secrets.token_hex(8)}"
+        pairs = []
+        for number, name in enumerate(name for name in unsent if os.path.isdir(wanted[name])):
+            pairs.append((f"{new}/{number}", name))
+            files[f"{new}/{number}"] = files.pop(name)
         try:
-            async with host.sending:
-                unsent = await self._unsent(host, wanted)
-                directories = [name for name in unsent if os.path.isdir(wanted[name])]
-                for name in [*stale, *unsent]:
-                    host.files.pop(name, None)
-                await send(
-                    host.carriers,
-                    {**{name: wanted[name] for name in unsent}, **own},
-                    prefix=f"{self._events}/{job.spec.key}",
-                    stale=[self.name(job.directory.path), *stale, *directories],
-                    directories=[] if shadow is None else [self.name(shadow)],
-                )
-                host.files |= unsent
+            await send(
+                host.carriers,
+                {**files, **self._own_files(job)},
+                prefix=f"{self._events}/{job.spec.key}",
+                stale=[self.name(job.directory.path), *stale],
+                directories=[] if shadow is None else [self.name(shadow)],
+                pairs=pairs,
+            )
+        except Nonsense as error:
+            host.distrust(error)
+            raise TransientError(_not_sent(host, error)) from None
         except (SchedulerError, OSError) as error:
             kind = TransientError if isinstance(error, TransientError) else SchedulerError
-            raise kind(f"{host.name}: the files of the job were not sent: {error}") from None
+            raise kind(_not_sent(host, error)) from None
+        host.stock.files |= unsent
 
     def _own_files(self, job: Job) -> dict[str, str]:
         """Return the files of the job directory that the job needs, and its named pipes."""
@@ -126,24 +183,30 @@ class Staging:
                 found[there] = here
         return found
 
-    async def _unsent(self, host: Host, wanted: Mapping[str, str]) -> dict[str, Version]:
+    async def _unsent(self, host: Host, here: Mapping[str, Version]) -> dict[str, Version]:
         """Return which files a machine does not have as they are here, with what they are."""
-        here = await asyncio.to_thread(
-            lambda: {name: _version(path) for name, path in wanted.items()}
-        )
-        unknown = [name for name in here if name not in host.files]
-        if unknown:
-            answer = (await host.ask("stat", len(unknown), *unknown)).split()
-            marks, sizes = answer[: len(unknown)], iter(answer[len(unknown) :])
-            for name, mark in zip(unknown, marks, strict=True):
-                if mark == "+":
-                    host.files[name] = _parse_version(next(sizes))
-        return {name: version for name, version in here.items() if host.files.get(name) != version}
+        files = host.stock.files
+        unknown = [name for name in here if name not in files]
+        for start in range(0, len(unknown), _AT_A_TIME):
+            some = unknown[start : start + _AT_A_TIME]
+            read = partial(answers.versions, count=len(some))
+            found = await host.ask("stat", len(some), *some, read=read, patience=_STAT_PATIENCE)
+            for name, there in zip(some, found, strict=True):
+                if there == f"{here[name][1]:064x}":
+                    files[name] = here[name]  # a directory with just that in it
+                elif isinstance(there, tuple):
+                    files[name] = there
+        return {name: version for name, version in here.items() if files.get(name) != version}
 
     def held(self, host: Host, job: Job) -> int:
         """Return how many bytes of a job's inputs are known to lie on a machine."""
+        files = host.stock.files
         names = (self._there(job, path) for path in job.spec.inputs)
-        return sum(host.files[name][0] for name in names if name in host.files)
+        return sum(files[name][0] for name in names if name in files)
+
+    def use(self, host: Host, job: Job) -> None:
+        """Note that a job of an earlier run may still read its inputs."""
+        host.stock.use(job, [self._there(job, path) for path in job.spec.inputs])
 
     # -- and back ------------------------------------------------------------------------
 
@@ -165,19 +228,24 @@ class Staging:
         made = job.spec.outputs if outputs else ()
         for path in (*job.spec.logs, *made):
             files[self._there(job, path)] = self._here(job, path)
+        known = [self._here(job, path) for path in (*job.spec.inputs, *job.spec.outputs)]
         async with host.fetching:
             try:
-                await receive(host.carriers, files)
+                await receive(host.carriers, Arrival(files, known, host.tree, self._base))
+            except Nonsense as error:
+                host.distrust(error)
+                raise TransientError(f"{host.name}: {error}") from None
             except SchedulerError as error:
-                raise type(error)(f"{host.name}: {error}") from None
-        self._remember(host, job, made)
+                kind = TransientError if isinstance(error, TransientError) else SchedulerError
+                raise kind(f"{host.name}: {error}") from None
+        await asyncio.to_thread(self._remember, host, job, made)
 
     def _remember(self, host: Host, job: Job, paths: Iterable[str]) -> None:
         """Note that the machine has the files that were fetched from it."""
         for path in paths:
             here, there = self._here(job, path), self._there(job, path)
             if os.path.exists(here):
-                host.files[there] = _version(here)
+                host.stock.files[there] = version(here)
 
     # -- names -----------------------------------------------------------------------------
 
@@ -199,27 +267,9 @@ class Staging:
         return os.path.normpath(f"{host.tree}/{self.name(local)}")
 
 
+def _not_sent(host: Host, error: Exception) -> str:
+    return f"{host.name}: the files of the job were not sent: {error}"
+
+
 def _is_pipe(path: str) -> bool:
     return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
-
-
-def _version(path: str) -> Version:
-    """Return what tells whether a file is the same; for a directory, all files in it."""
-    if not os.path.isdir(path):
-        found = os.stat(path)
-        return found.st_size, found.st_mtime_ns
-    total, digest = 0, hashlib.sha256()
-    for parent, directories, names in os.walk(path, followlinks=True):
-        directories.sort()
-        for name in (*directories, *sorted(names)):
-            file = os.path.join(parent, name)
-            found = os.stat(file) if os.path.exists(file) else os.lstat(file)
-            size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-            digest.update(f"{file}\0{size}\0{found.st_mtime_ns}\0".encode(errors="surrogateescape"))
-            total += size
-    return total, int.from_bytes(digest.digest()[:8])
-
-
-def _parse_version(text: str) -> Version:
-    size, _, time = text.partition(":")
-    return int(size), nanoseconds(time)

@@ -2,7 +2,7 @@
 
 The stream is POSIX tar (pax), which keeps names of any bytes, modes, and times to the
 nanosecond. What arrives here is written beside its place and renamed when the stream is
-complete: nothing that looks whole is half.
+complete (:mod:`.arrival`): nothing that looks whole is half.
 """
 
 from __future__ import annotations
@@ -10,26 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 import stat
 import tarfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, Final, Literal
 
-import asyncssh
-
 from pipen_executors.exceptions import SchedulerError, TransientError
 
-from .carrier import Carriers, Verdict
+from .answers import seconds
+from .arrival import Arrival
+from .carrier import Carriers, SessionEnded, Verdict
+from .contents import Entry, entries
 
 _CHANGED: Final = 1
 """Exit status of GNU tar when a file grew while it was read, as a running job's output does."""
-
-_PARTIAL: Final = ".pipen-partial"
 
 
 async def send(
@@ -38,6 +35,7 @@ async def send(
     prefix: str,
     stale: Sequence[str],
     directories: Sequence[str] = (),
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Send files and directories to a machine.
 
@@ -52,6 +50,8 @@ async def send(
         some names.
     directories
         Names of directories that must be there, though no file is sent into them.
+    pairs
+        What takes the place of what when all has come, by names there.
 
     Raises
     ------
@@ -64,7 +64,7 @@ async def send(
         _thread(partial(_pack, files, directories), "wb", "while sending") as (_, reader, _),
         carriers.one() as carrier,
     ):
-        verdict = await carrier.put(reader, prefix, stale)
+        verdict = await carrier.put(reader, prefix, stale, pairs)
     _judge(verdict, "while sending", accepted=(0,))
 
 
@@ -80,27 +80,43 @@ def _pack(files: Mapping[str, str], directories: Sequence[str], stream: IO[bytes
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise SchedulerError(f"{error.filename}: {error.strerror}") from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise SchedulerError(f"{where}{error.strerror or error}") from None
 
 
 def _add(archive: tarfile.TarFile, path: str, name: str) -> None:
     found = os.stat(path)
-    if not any(kind(found.st_mode) for kind in (stat.S_ISREG, stat.S_ISDIR, stat.S_ISFIFO)):
+    if stat.S_ISDIR(found.st_mode):
+        for entry in entries(path):
+            _add_one(archive, entry, f"{name}/{entry.name}" if entry.name else name)
+    else:
+        _add_one(archive, Entry("", path, found), name)
+
+
+def _add_one(archive: tarfile.TarFile, entry: Entry, name: str) -> None:
+    """Write a file, a directory, a link or a named pipe; anything else is not sent."""
+    info = tarfile.TarInfo(name)
+    info.mode = stat.S_IMODE(entry.found.st_mode)
+    info.pax_headers = {"mtime": seconds(entry.found.st_mtime_ns)}
+    if entry.link:
+        info.type, info.linkname = tarfile.SYMTYPE, entry.link
+    elif stat.S_ISDIR(entry.found.st_mode):
+        info.type = tarfile.DIRTYPE
+    elif stat.S_ISFIFO(entry.found.st_mode):
+        info.type = tarfile.FIFOTYPE
+    elif stat.S_ISREG(entry.found.st_mode):
+        with open(entry.path, "rb") as content:
+            info.size = os.fstat(content.fileno()).st_size
+            try:
+                archive.addfile(info, content)
+            except OSError as error:
+                if error.errno is None:  # tarfile's own words
+                    raise SchedulerError(f"{entry.path}: it grows smaller") from None
+                raise
         return
-    info = archive.gettarinfo(path, arcname=name)
-    info.uname = info.gname = ""
-    info.uid = info.gid = 0
-    seconds, nanoseconds = divmod(found.st_mtime_ns, 10**9)
-    info.pax_headers = {"mtime": f"{seconds}.{nanoseconds:09d}"}
-    if info.isreg():
-        with open(path, "rb") as content:
-            archive.addfile(info, content)
+    else:
         return
     archive.addfile(info)
-    if info.isdir():
-        for entry in sorted(os.listdir(path)):
-            with contextlib.suppress(FileNotFoundError):  # a link that points nowhere
-                _add(archive, f"{path}/{entry}", f"{name}/{entry}")
 
 
 @contextlib.asynccontextmanager
@@ -136,7 +152,7 @@ async def _thread(
     lost: Exception | None = None
     try:
         yield thread, reader, writer
-    except (OSError, asyncssh.Error) as error:
+    except OSError as error:
         lost = error
     finally:
         writer.close()  # lets the thread come to its end
@@ -144,42 +160,47 @@ async def _thread(
         problem = thread.exception()  # asyncio reports one that nobody asked for
     if isinstance(problem, SchedulerError | OSError) and not isinstance(problem, BrokenPipeError):
         raise problem
+    if isinstance(problem, Exception) and not isinstance(lost, SessionEnded | TimeoutError | None):
+        raise _no_archive(problem)  # the thread was first, and what it did not read went nowhere
     if lost is not None:
         raise TransientError(f"the connection was lost {doing} ({lost})")
 
 
-async def receive(carriers: Carriers, files: Mapping[str, str]) -> None:
+async def receive(carriers: Carriers, arrival: Arrival) -> None:
     """Bring files and directories from a machine; what is not there is left out.
 
     Parameters
     ----------
     carriers
         Who carries them.
-    files
-        By name there: their path here.
+    arrival
+        What is wanted, and where it goes.
 
     Raises
     ------
     SchedulerError
-        If they cannot be read there, with the reason.
+        If they cannot be read there, or are not taken here, with the reason.
     OSError
         If they cannot be written here.
     TransientError
         If the connection is lost.
     """
-    arrival = _Arrival(files)
     try:
         async with (
             _thread(partial(_unpack, arrival), "rb", "while fetching") as (thread, _, writer),
             carriers.one() as carrier,
         ):
-            verdict = await carrier.get(list(files), writer)
+            verdict = await carrier.get(list(arrival.files), writer)
         _judge(verdict, "while fetching", accepted=(0, _CHANGED))
         if (problem := thread.exception()) is not None:
-            raise SchedulerError(f"what arrived is no archive: {problem}")
+            raise _no_archive(problem)
         arrival.settle()
     finally:
         arrival.clear()
+
+
+def _no_archive(problem: BaseException) -> SchedulerError:
+    return SchedulerError(f"what arrived is no archive: {problem}")
 
 
 def _judge(verdict: Verdict, doing: str, accepted: Sequence[int]) -> None:
@@ -199,108 +220,10 @@ def _archive(stream: IO[bytes], mode: Any, **options: Any) -> tarfile.TarFile:
     )
 
 
-@dataclass
-class _Arrival:
-    """Files on their way to their places.
-
-    Parameters
-    ----------
-    files
-        Their places here, by their names in the archive.
-    """
-
-    files: Mapping[str, str]
-    times: list[tuple[str, int, int]] = field(default_factory=list)
-    directories: set[str] = field(default_factory=set)
-
-    def partial(self, name: str) -> str:
-        """Return where a file is written until it is complete: beside its place."""
-        head, _, tail = self.files[name].rpartition("/")
-        return f"{head}/.{tail[:200]}{_PARTIAL}"
-
-    def split(self, member: str) -> tuple[str, str]:
-        """Return which of the files a member of the archive belongs to, and its path in there.
-
-        Raises
-        ------
-        tarfile.TarError
-            If it belongs to none.
-        """
-        name, rest = member, ""
-        while name not in self.files:
-            name, slash, last = name.rpartition("/")
-            if not slash or last in ("", ".", ".."):
-                raise tarfile.TarError(f"{member!r} was not asked for")
-            rest = f"/{last}{rest}"
-        return name, rest
-
-    def settle(self) -> None:
-        """Rename all that has come to its place."""
-        for path, mode, nanoseconds in reversed(self.times):  # directories after their contents
-            os.chmod(path, mode)
-            os.utime(path, ns=(nanoseconds, nanoseconds))
-        for name, place in self.files.items():
-            partial = self.partial(name)
-            if not os.path.lexists(partial):
-                continue
-            if os.path.isdir(place) and not os.path.islink(place):
-                shutil.rmtree(place)
-            os.replace(partial, place)
-
-    def clear(self) -> None:
-        """Remove what has not got to its place."""
-        for name in self.files:
-            _remove(self.partial(name))
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-
-
-def _unpack(arrival: _Arrival, stream: IO[bytes]) -> None:
+def _unpack(arrival: Arrival, stream: IO[bytes]) -> None:
     arrival.clear()
     with _archive(stream, "r|") as archive:
         for member in archive:
-            _extract(archive, member, arrival)
+            arrival.take(archive, member)
     while stream.read(1 << 16):  # what pads the last block
         pass
-
-
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, arrival: _Arrival) -> None:
-    """Write one member of an archive, and nothing outside of where it belongs."""
-    name, rest = arrival.split(member.name)
-    path = arrival.partial(name) + rest
-    parent = os.path.dirname(path)
-    if not rest:
-        os.makedirs(parent, exist_ok=True)
-    elif parent not in arrival.directories:  # a link, perhaps to another place
-        raise tarfile.TarError(f"{member.name!r} is in no directory of the archive")
-    if member.isdir():
-        os.mkdir(path, 0o700)
-        arrival.directories.add(path)
-    elif member.isreg():
-        content = archive.extractfile(member)
-        assert content is not None
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            shutil.copyfileobj(content, stream, 1 << 20)
-    elif member.issym():
-        os.symlink(member.linkname, path)
-        return
-    elif member.islnk():
-        other, inside = arrival.split(member.linkname)
-        os.link(arrival.partial(other) + inside, path)
-        return
-    else:
-        return  # a device or a named pipe
-    changed = nanoseconds(member.pax_headers.get("mtime", str(int(member.mtime))))
-    arrival.times.append((path, stat.S_IMODE(member.mode), changed))
-
-
-def nanoseconds(seconds: str) -> int:
-    """Read a time in seconds as exactly as it is written: a float holds no nanoseconds."""
-    whole, _, fraction = seconds.partition(".")
-    return int(whole) * 10**9 + int(fraction.ljust(9, "0")[:9])
