@@ -104,6 +104,6 @@ def measure(runs: int, only: Sequence[str] = ()) -> list[Table]:
             if not only or name in only:
                 print(f"ssh: {name}", file=sys.stderr, flush=True)
                 tables.append(part(hosts, runs, places))
-    shown = versions("pipen", "snakemake", "asyncssh")
+    shown = versions("pipen", "snakemake")
     words = ", ".join(f"{name} {version}" for name, version in shown.items())
     return [replace(table, notes=[*table.notes, f"Versions: {words}."]) for table in tables]

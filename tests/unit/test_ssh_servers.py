@@ -87,7 +87,9 @@ def host(name: str, slots: int, mem_mb: int = 1000) -> Host:
     server = Server(name, name, slots=slots, mem_mb=mem_mb)
     nothing = lambda *_: None  # noqa: E731
     access = Access(None, 1, 1)
-    return HostHere(server, access, Stocks(), "/", "", on_event=nothing, on_change=nothing, warn=nothing)
+    return HostHere(
+        server, access, Stocks(), "/", "", on_event=nothing, on_change=nothing, warn=nothing
+    )
 
 
 def job(threads: int = 1, mem_mb: int | None = None) -> Job:

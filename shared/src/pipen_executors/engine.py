@@ -474,8 +474,11 @@ class Engine:
             if job in present:
                 self._adopt(job, present[job])
             elif not self._collect(job):
-                await self.scheduler.claim(job)  # should it turn up after all
-                anew.append(job)
+                # Should it turn up after all. Where files are brought, it may have ended after
+                # they were: then its claim has brought them once more.
+                has_run = not await self.scheduler.claim(job)
+                if not (has_run and self._collect(job)):
+                    anew.append(job)
         for job in anew:
             await self._begin_anew(job)
 

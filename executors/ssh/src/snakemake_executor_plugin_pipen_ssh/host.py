@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import tenacity
@@ -47,9 +46,6 @@ class Host:
         What lies in its tree; the same object for machines that have the same tree.
     fetching
         Keeps fetches within the sessions that a server allows.
-    given_up
-        Process ids and wrappers of jobs that may still run on it, and must not when it
-        comes back.
 
     Parameters
     ----------
@@ -109,7 +105,7 @@ class Host:
         self.tree = ""
         self.stock = Stock()
         self.fetching = asyncio.Semaphore(_SESSIONS)
-        self.given_up: list[tuple[str, str]] = []
+        self._given_up: list[str] = []
 
     # -- what it is like -------------------------------------------------------------
 
@@ -144,6 +140,16 @@ class Host:
         if self._carriers is None:
             raise TransientError(self.trouble)
         return self._carriers
+
+    def give_up(self, jobs: Sequence[str]) -> None:
+        """Note jobs that may still run, and must not when the machine comes back.
+
+        Parameters
+        ----------
+        jobs
+            Process id and wrapper of each.
+        """
+        self._given_up += jobs
 
     async def come_back(self) -> None:
         """Wait until it can be asked, or is lost."""
@@ -309,10 +315,9 @@ class Host:
         self.slots = self.server.slots or hello.cores
         self.mem_mb = self.server.mem_mb or hello.mem_mb
         self.oom_kills = hello.oom_kills
-        if self.given_up:
-            fields = chain.from_iterable(self.given_up)
-            await agent.ask("kill", 0, len(self.given_up), *fields)
-            self.given_up.clear()
+        if self._given_up:
+            await agent.ask("kill", 0, len(self._given_up) // 2, *self._given_up)
+            self._given_up.clear()
         return agent
 
     def _check_clock(self, there: int, before: int, after: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -60,6 +61,7 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
     jid_expression: ClassVar[str] = '"$$@$pipen_server"'
     final_exit: ClassVar[str] = _RING
     kills_wrapper_only = True
+    kill_chunk = sys.maxsize  # each machine is asked once for all of its jobs
     query_ceiling = 5.0
     loss_grace = 1.0
     own_resources = frozenset({"pipen_server"})
@@ -211,7 +213,7 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
         """End whole sessions: TERM, and KILL after the grace time.
 
-        On a machine that is lost they are ended if it comes back.
+        On a machine that does not answer they are ended if it comes back during this run.
         """
         await self._sessions.kill(jobs, self.kill_grace)
 

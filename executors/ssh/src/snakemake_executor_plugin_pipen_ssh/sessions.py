@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -20,6 +21,9 @@ from . import answers, ends
 from .agent import PATIENCE
 from .host import Host
 
+_KILL_PATIENCE: Final = 30.0
+"""Seconds for which a machine that is away is asked again to end jobs: somebody has pressed
+Ctrl-C and waits."""
 _AT_A_TIME: Final = 200
 """Jobs that are asked about at a time: the answer is one line of less than 4 KiB, which no other
 process of the agent can write into (pipe(7), PIPE_BUF)."""
@@ -57,6 +61,7 @@ class RemoteSessions:
         self._directory = directory
         self._wrapper_name = wrapper
         self._statuses: dict[Job, int] = {}
+        self._unheard: dict[Host, float] = {}
 
     def _wrapper(self, job: Job) -> str:
         return f"{self._directory(job)}/{self._wrapper_name}"
@@ -128,22 +133,39 @@ class RemoteSessions:
     async def kill(self, jobs: Sequence[Job], grace: float) -> None:
         """End sessions: TERM, and KILL after the grace time in seconds.
 
-        On a machine that is lost they are ended if it comes back.
+        On a machine that is lost, or not waited for any longer, they are ended if it comes back.
 
         Raises
         ------
+        SchedulerError
+            If some are left: on a machine that does not answer, or that do not end.
         TransientError
-            If a machine is away.
+            If a machine is away, and may come back.
         """
-        asked = []
-        for host, some in self._by_host(jobs).items():
-            if host.is_lost:
-                host.given_up += [(_pid(job), self._wrapper(job)) for job in some]
-            else:
-                fields = [round(grace), len(some), *_named(some, self._wrapper)]
-                patience = grace + PATIENCE
-                asked.append(host.ask("kill", *fields, read=str, patience=patience))
-        await asyncio.gather(*asked)
+        by_host = self._by_host(jobs)
+        told = await asyncio.gather(
+            *(self._kill(host, some, grace) for host, some in by_host.items()),
+            return_exceptions=True,
+        )
+        errors = [answer for answer in told if answer is not None]
+        for error in sorted(errors, key=lambda error: not isinstance(error, TransientError)):
+            raise error
+
+    async def _kill(self, host: Host, jobs: Sequence[Job], grace: float) -> None:
+        fields = _named(jobs, self._wrapper)
+        if host.is_lost:
+            host.give_up(fields)
+            return
+        try:
+            patience = grace + PATIENCE
+            await host.ask("kill", round(grace), len(jobs), *fields, read=str, patience=patience)
+        except TransientError:
+            since = self._unheard.setdefault(host, time.monotonic())
+            if time.monotonic() - since < _KILL_PATIENCE:
+                raise
+            host.give_up(fields)
+            raise SchedulerError(f"{host.trouble}; what runs there goes on") from None
+        self._unheard.pop(host, None)
 
     def forget(self, job: Job) -> None:
         """Drop what is known of a job that has ended."""
