@@ -323,7 +323,7 @@ class TestFaults:
             f"""
             rule a:
                 output: "a.out"
-                shell: "head -c {size} /dev/zero > {{output}}; echo x >> effects"
+                shell: "head -c {size} /dev/zero | tr '\\\\0' x > {{output}}; echo x >> effects"
             """
         )
         process = workflow.start(*PLAIN.option("servers", "big1"))
