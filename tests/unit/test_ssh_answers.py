@@ -16,6 +16,8 @@ from snakemake_executor_plugin_pipen_ssh.answers import Answer, Event, Nonsense
 from snakemake_executor_plugin_pipen_ssh.client import Session
 from snakemake_executor_plugin_pipen_ssh.stock import Stocks
 
+from .loops import run
+
 
 @pytest.mark.parametrize(
     ("text", "meaning"),
@@ -101,7 +103,7 @@ def test_session_with_a_malformed_line_is_over(sent: str, tmp_path: Path) -> Non
         session.close()
         await session.wait_closed()
 
-    asyncio.run(work())
+    run(work())
 
 
 def test_readers_of_a_tree() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from snakemake_executor_plugin_pipen_ssh.arrival import Arrival
 from snakemake_executor_plugin_pipen_ssh.carrier import Carriers
 from snakemake_executor_plugin_pipen_ssh.client import Client, Session
 from snakemake_executor_plugin_pipen_ssh.transfer import receive, send
+
+from . import loops
 
 NAMES = ["a b", "new\nline", "$(touch pwned)", "'q' \"d\"", "-x", "*", "é", "\udcff"]
 
@@ -47,13 +48,7 @@ def carried_in(tree: Path, work: Callable[[Carriers], Awaitable[None]]) -> list[
             session.stdin.close()
             await session.wait_closed()
 
-    # The engine's kind of loop, whatever another test has imported.
-    policy = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
-    try:
-        asyncio.run(run())
-    finally:
-        asyncio.set_event_loop_policy(policy)
+    loops.run(run())
     return client.made
 
 

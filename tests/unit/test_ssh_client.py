@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -25,6 +24,8 @@ from snakemake_executor_plugin_pipen_ssh.client import (
     refusal,
 )
 from snakemake_executor_plugin_pipen_ssh.servers import Server, parse_servers
+
+from .loops import run
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh")
 PAGE = Path(__file__).parents[2] / "docs" / "ssh.md"
@@ -189,4 +190,4 @@ def test_session_that_says_a_lot_and_ends() -> None:
         with pytest.raises(SchedulerError, match="needs OpenSSH's client"):
             await Session.start(["/no/such/ssh"])
 
-    asyncio.run(work())
+    run(work())

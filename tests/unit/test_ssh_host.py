@@ -15,6 +15,8 @@ from snakemake_executor_plugin_pipen_ssh.host import Host
 from snakemake_executor_plugin_pipen_ssh.servers import Server
 from snakemake_executor_plugin_pipen_ssh.stock import Stocks
 
+from .loops import run
+
 Test = Callable[[Host], Awaitable[None]]
 
 
@@ -55,7 +57,7 @@ def tell(there: Path, test: Test, timeout: float = 30) -> list[str]:
         finally:
             await host.close()
 
-    asyncio.run(work())
+    run(work())
     return told
 
 
