@@ -15,8 +15,15 @@ def why_not_measured(job: Any) -> str | None:
     return "a benchmark file in storage" if job.benchmark.is_storage else None
 
 
-def write_benchmark(job: Any, workflow: Any, directory: JobDir) -> None:
+def write_benchmark(job: Any, workflow: Any, directory: JobDir, file: str = FILE) -> None:
     """Write the benchmark file of a job that has succeeded.
+
+    Parameters
+    ----------
+    job, workflow
+        The job and its workflow.
+    directory, file
+        Its job directory, and the file in there that holds what was measured.
 
     Raises
     ------
@@ -25,9 +32,9 @@ def write_benchmark(job: Any, workflow: Any, directory: JobDir) -> None:
     """
     from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
 
-    usage = read_usage(directory.read(FILE))
+    usage = read_usage(directory.read(file))
     if usage is None:
-        raise OSError(f"{directory.file(FILE)} is not complete")
+        raise OSError(f"{directory.file(file)} is not complete")
     record = BenchmarkRecord(
         running_time=usage.seconds,
         max_rss=usage.rss,

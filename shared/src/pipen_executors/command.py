@@ -50,6 +50,10 @@ class Command:
         Files that the script refers to and that belong into the job directory.
     tmpdir_of_node
         Whether TMPDIR is the node's; then :data:`NODE_TMPDIR` stands for it in the text.
+    patterns
+        The texts that Snakemake has filled in.
+    sources, script_paths
+        The texts of its scripts, and where they were read.
     """
 
     text: str
@@ -58,6 +62,9 @@ class Command:
     own: tuple[str, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict)
     tmpdir_of_node: bool = False
+    patterns: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    script_paths: list[str] = field(default_factory=list)
 
 
 NODE_TMPDIR: Final = "__PIPEN_TMPDIR_OF_THE_NODE__"
@@ -113,15 +120,22 @@ def _rebind(function: Any, **names: Any) -> Any:
 _NO_LIMIT: Final = 1 << 62
 
 
-def _capturing_shell(keep: Callable[..., None]) -> Any:
+def _capturing_shell(keep: Callable[..., None], patterns: list[str]) -> Any:
     """Return Snakemake's ``shell`` with only the start of the process left out."""
     original = _shell_module.shell
+
+    def fill_in(pattern: str, *args: Any, stepout: int = 1, **names: Any) -> str:
+        patterns.append(pattern)
+        return str(_shell_module.format(pattern, *args, stepout=stepout + 1, **names))
+
     # Long commands stay text as well: the wrapper always runs a file.
-    new = _rebind(original.__new__, sp=_Subprocess(keep), MAX_ARG_LEN=_NO_LIMIT)
+    new = _rebind(original.__new__, sp=_Subprocess(keep), MAX_ARG_LEN=_NO_LIMIT, format=fill_in)
     return type("shell", (original,), {"__new__": staticmethod(new)})
 
 
-def _capturing_script(shell: Any, path: str, files: dict[str, bytes], sources: list[str]) -> Any:
+def _capturing_script(
+    shell: Any, path: str, files: dict[str, bytes], sources: list[str], paths: list[str]
+) -> Any:
     """Return Snakemake's ``script()`` that keeps the script file for the job directory."""
     module = _script_module
 
@@ -151,6 +165,7 @@ def _capturing_script(shell: Any, path: str, files: dict[str, bytes], sources: l
             target = f"{path}.{os.path.basename(self.path.get_filename())}"
             files[os.path.basename(target)] = content
             sources.append(str(self.source))
+            paths.append(self.path.get_path_or_uri(secret_free=True))
             language.execute_script(self, target, edit)
 
         def evaluate(self: Any, edit: bool = False) -> None:
@@ -216,15 +231,17 @@ def capture(
         known = {**dict(resources.items()), "tmpdir": place or NODE_TMPDIR}
         resources = type(resources)(fromdict=known)
 
-    shell = _capturing_shell(keep)
+    patterns: list[str] = []
+    shell = _capturing_shell(keep, patterns)
     deployment = workflow.deployment_settings
     methods = deployment.deployment_method
     conda = DeploymentMethod.CONDA in methods and job.conda_env
     apptainer = DeploymentMethod.APPTAINER in methods
     sources: list[str] = []
+    paths: list[str] = []
     names = {"shell": shell}
     if not job.is_shell:
-        script = _capturing_script(shell, f"{directory}/{prefix}", files, sources)
+        script = _capturing_script(shell, f"{directory}/{prefix}", files, sources, paths)
         names["script"] = script
         names["wrapper"] = _rebind(_wrapper_module.wrapper, script=script)
     function = _rebind(job.rule.run_func, **names)
@@ -258,6 +275,7 @@ def capture(
     if len(started) != 1:
         raise NotDirect(f"starts {len(started)} commands")
     command = started[0]
+    command.patterns, command.sources, command.script_paths = patterns, sources, paths
     command.own = tuple(
         name for name in (*_THREAD_VARIABLES, *_TMPDIR_VARIABLES) if name in command.env
     )

@@ -405,12 +405,19 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def _benchmark_failure(self, info: SubmittedJobInfo, handle: Job) -> str | None:
         """Write the benchmark file of a direct job; return why it cannot be written."""
         from .benchmark import write_benchmark
+        from .group import usage_file
+        from .meter import FILE
 
-        if handle.spec.measured:
+        measured = {}
+        if info.job.is_group() and handle.spec.direct:
+            measured = {job: usage_file(job) for job in info.job.jobs if job.benchmark}
+        elif handle.spec.measured:
+            measured = {info.job: FILE}
+        for job, file in measured.items():
             try:
-                write_benchmark(info.job, self.workflow, handle.directory)
+                write_benchmark(job, self.workflow, handle.directory, file)
             except OSError as error:
-                return f"Its benchmark file could not be written: {error}"
+                return f"The benchmark file of rule {job.rule.name} could not be written: {error}"
         return None
 
     def _may_be_taken_up(self, job: Any, handle: Job) -> bool:
@@ -505,10 +512,14 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def on_ended(self, handles: Sequence[Job]) -> None:
         """Report results to Snakemake."""
+        from .group import unprotect
+
         for handle in handles:
             info = self._infos[handle.spec.key]
             assert handle.outcome is not None
             engine = _lane(info).engine
+            if not handle.outcome.ok and handle.spec.direct and info.job.is_group():
+                unprotect(info.job)
             if engine.cancelling and handle.outcome.reason is ExitReason.CANCELLED:
                 self._cancelled.append(info)  # one line for all of them, when the run ends
             elif handle.outcome.ok and (failure := self._benchmark_failure(info, handle)):

@@ -1,65 +1,204 @@
 """A group of jobs as one script: its members in the order of their dependencies.
 
-What Snakemake would start a second time for is done by a few lines of bash: members of
-one level run side by side, within the threads that the group asked for, and the next
-level begins when they have succeeded. Jobs that are connected by a pipe are of one level
-and run at the same time. When one fails, the others are ended and its exit status is the
-group's.
+What Snakemake would start a second time for is done by a few lines of bash. Members of one
+layer (see :mod:`pipen_executors.layers`) run side by side, the next layer begins when they
+have succeeded. When one fails, the others are ended and its exit status is the group's.
+
+What the local executor does around each job is done around each member, at its own moment:
+its outputs of before are removed and its directories made right before it starts; when it
+has ended, its touch() outputs and logs are created, its outputs are looked for, checked
+(ensure()), touched and protected; and temp() outputs go when the last member that needs
+them has ended. The main process does all of that once more at the end of the group, where
+Snakemake expects it, and whatever needs Snakemake itself.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from snakemake.io import is_flagged
+from snakemake.io import get_flag_value, is_callable, is_flagged
 
+from . import meter
 from .command import NODE_TMPDIR, Command, NotDirect, capture, why_not_direct
+from .layers import layers
+from .settled import why_unsettled
 
-_HEAD: Final = """
-all_of() {
-    local left=$1 rc
-    while ((left--)); do
-        wait -n
-        rc=$?
-        if ((rc)); then
-            trap '' TERM
-            kill -s TERM 0
-            wait
-            exit "$rc"
+_HEAD: Final = r"""
+# Warnings that a scheduler sends before the end of a job are its members' business.
+trap : USR1 USR2
+declare -A pipen_running=()
+pipen_fail() { # the member, exit status
+    echo "pipen: $1 failed with exit status $2; its group ends" >&2
+    trap '' TERM
+    kill -s TERM 0
+    wait
+    exit "$2"
+}
+# Wait for all that run. wait -n (from bash 4.3) only wakes this shell: it does not say which.
+pipen_wait() {
+    local pid rc ended
+    while ((${#pipen_running[@]})); do
+        if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 403)); then
+            wait -n
+        else
+            for pid in "${!pipen_running[@]}"; do wait "$pid"; break; done
+        fi
+        rc=$? ended=
+        for pid in "${!pipen_running[@]}"; do
+            kill -0 "$pid" 2>/dev/null || ended+=" $pid"
+        done
+        # With 127 wait says that no process is left: then all have ended.
+        [[ -n $ended || $rc -ne 127 ]] || ended="${!pipen_running[*]}"
+        for pid in $ended; do
+            wait "$pid"
+            rc=$?
+            pipen_ended "${pipen_running[$pid]}" "$rc"
+            unset "pipen_running[$pid]"
+        done
+    done
+}
+# A member is started from a subshell, in which signals are as they were for this shell: bash
+# ignores SIGINT and SIGQUIT in what it runs in the background.
+pipen_enter() {
+    trap - INT QUIT
+    trap : USR1 USR2
+}
+pipen_remove() { # outputs and logs of an earlier run, as Snakemake removes them
+    local path
+    for path; do
+        if [[ $path == /dev/null ]]; then
+            continue
+        elif [[ -d $path && ! -L $path ]]; then
+            rmdir -- "$path" 2>/dev/null
+        elif [[ -e $path || -L $path ]]; then
+            rm -f -- "$path" || return
         fi
     done
 }
+pipen_remove_directories() {
+    local path
+    for path; do
+        [[ -e $path || -L $path ]] || continue
+        [[ -L $path ]] || chmod -R u+w -- "$path" 2>/dev/null
+        rm -rf -- "$path" || return
+    done
+}
+pipen_make_parents() {
+    local path
+    for path; do
+        [[ -d $path ]] || mkdir -p -- "$path" || return
+    done
+}
+pipen_create() { # files that Snakemake makes if the job does not
+    local path
+    for path; do
+        [[ -e $path || -L $path ]] && continue
+        [[ $path != */* || -d ${path%/*} ]] || mkdir -p -- "${path%/*}" || return
+        : > "$path" || return
+    done
+}
+pipen_is_missing() { # outputs that are there and are no directories
+    local path
+    for path; do
+        if [[ ! -e $path && ! -L $path ]]; then
+            echo "pipen: output is missing: $path" >&2
+            return 0
+        elif [[ -d $path ]]; then
+            echo "pipen: output is a directory, without directory() in its rule: $path" >&2
+            return 0
+        fi
+    done
+    return 1
+}
+pipen_is_no_directory() {
+    local path
+    for path; do
+        if [[ ! -d $path ]]; then
+            echo "pipen: output is missing, or no directory: $path" >&2
+            return 0
+        fi
+        [[ -L $path || -e $path/.snakemake_timestamp ]] || : > "$path/.snakemake_timestamp"
+    done
+    return 1
+}
+pipen_is_empty() {
+    local path
+    for path; do
+        if [[ ! -s $path ]]; then
+            echo "pipen: output is empty, and ensure() wants some: $path" >&2
+            return 0
+        fi
+    done
+    return 1
+}
+pipen_differs() { # command, checksum, file
+    local sum
+    sum=$("$1" < "$3") && [[ ${sum%% *} == "$2" ]] && return 1
+    echo "pipen: output has another checksum than ensure() wants: $3" >&2
+}
 """
+_QUIETLY: Final = " 2>/dev/null"
+"""What the main process does once more is no failure on a file system without times or modes."""
+
+_SUMS: Final = {
+    "md5": "md5sum", "sha1": "sha1sum", "sha224": "sha224sum", "sha256": "sha256sum",
+    "sha384": "sha384sum", "sha512": "sha512sum",
+}  # fmt: skip
+"""Commands of coreutils that print the checksums that hashlib knows by these names."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """The script of a group and the files it needs in its job directory."""
+    """The script of a group, the files it needs in its job directory, and its surroundings."""
 
     text: str
     files: Mapping[str, bytes]
+    tmpdir_of_node: bool = False
 
 
 def why_group_not_direct(group: Any, workflow: Any, *, stages: bool) -> str | None:
-    """Return why a group has to be run by a second Snakemake; None if it need not."""
+    """Return why a group has to be run by a second Snakemake; None if it need not.
+
+    Whether what its members run is known before they do is told by :func:`group_script`.
+    """
+    measured = {job.benchmark for job in group.jobs if job.benchmark}
     for job in group.jobs:
         if job.is_norun:
             continue
         why = why_not_direct(job, workflow, stages=stages, piped=True)
         if why is None and job.is_shadow:
             why = "a shadow directory is made when its inputs are there"
-        if why is None and job.benchmark is not None:
-            why = "benchmark: measures a job that runs by itself"
+        if why is None and job.benchmark is not None and stages:
+            why = "its benchmark is measured where no files are shared"
+        if why is None and not measured.isdisjoint(job.input):
+            why = "it reads a benchmark file, which is written when the group has ended"
         if why is None and job.is_service:
             why = "service() needs Snakemake beside the job"
+        if why is None:
+            why = _why_no_checksum(job)
         if why is not None:
             return f"rule {job.rule.name} of the group: {why}"
     return None
+
+
+def _why_no_checksum(job: Any) -> str | None:
+    for file in job.output:
+        algorithm = (get_flag_value(file, "ensure") or {}).get("checksum_algorithm")
+        if algorithm and algorithm not in _SUMS:
+            return f"coreutils has no command for the checksum {algorithm} of ensure()"
+    return None
+
+
+def usage_file(job: Any) -> str:
+    """Return the name of the file in which the benchmark of a member is measured."""
+    return f"job.{job.uuid()}.usage"
 
 
 def group_script(
@@ -87,32 +226,79 @@ def group_script(
     Raises
     ------
     NotDirect
-        If a member's command cannot be told before its inputs are there.
+        If what a member runs cannot be told before those ahead of it have run.
     """
+    q = shlex.quote
+    rows = layers(group)
+    ahead = {job for level in group.toposorted[1:] for job in level}
+    made = {str(file) for job in group.jobs for file in job.output}
     files: dict[str, bytes] = {}
-    lines = [_HEAD]
+    functions: list[str] = []
+    steps: list[str] = []
+    tmpdir_of_node = False
     number = 0
-    for level in group.toposorted:
-        piped = any(job.is_pipe for job in level)
-        started = cores = 0
-        for job in sorted(level, key=lambda job: (job.rule.name, str(job.output))):
-            if job.is_norun:
-                continue
+    used_up = _used_up(group, workflow, rows)
+    for row, temporary in zip(rows, used_up, strict=True):
+        for job in row:
             command = _member(job, workflow, directory, seen, f"job.{number}")
-            if started and not piped and cores + job.threads > group.threads:
-                lines.append(f"all_of {started}")
-                started = cores = 0
-            name = f"job.{number}.script"
-            text = (command.text + "\n").encode(errors="surrogateescape")
-            env = f"job.{number}.env"
+            if job in ahead and (why := why_unsettled(job, command, made)) is not None:
+                raise NotDirect(f"rule {job.rule.name} of the group: {why}")
+            script, env = f"job.{number}.script", f"job.{number}.env"
             settings = exports(changes(command.env, command.own)).encode(errors="surrogateescape")
-            files |= {name: text, env: settings, **command.files}
-            run = shlex.join([command.shell, f"{directory}/{name}"])
-            lines.append(f"(\n. {shlex.quote(f'{directory}/{env}')}\nexec {run}\n) &")
-            number, started, cores = number + 1, started + 1, cores + job.threads
-        if started:
-            lines.append(f"all_of {started}")
-    return Script("\n".join(lines) + "\n", files)
+            files |= {
+                script: (command.text + "\n").encode(errors="surrogateescape"),
+                env: settings,
+                **command.files,
+            }
+            tmpdir_of_node = tmpdir_of_node or command.tmpdir_of_node
+            run = shlex.join([command.shell, f"{directory}/{script}"])
+            functions += [
+                f"pipen_start_{number}() {{",
+                "pipen_enter",
+                *_before(job, seen),
+                f". {q(f'{directory}/{env}')}",
+                f"exec {run}",
+                "}",
+                f"pipen_end_{number}() {{",
+                f'(($1 == 0)) || pipen_fail {q(_called(job))} "$1"',
+                *(f"{line} && pipen_fail {q(_called(job))} 1" for line in _checks(job, seen)),
+                *_after(job, seen),
+                "}",
+            ]
+            steps.append(f"(pipen_start_{number}) & pipen_running[$!]={number}")
+            if job.benchmark is not None:
+                steps.append(f"pipen_measure {number} {q(f'{directory}/{usage_file(job)}')}")
+            number += 1
+        steps.append("pipen_wait")
+        if temporary:
+            steps.append(f"rm -rf -- {shlex.join(map(seen, temporary))}")
+    measured = any(job.benchmark is not None for row in rows for job in row)
+    text = [_HEAD, _MEASURE if measured else _UNMEASURED, *functions, *steps, "exit 0"]
+    return Script("\n".join(text) + "\n", files, tmpdir_of_node)
+
+
+_UNMEASURED: Final = 'pipen_ended() { "pipen_end_$1" "$2"; }'
+
+_MEASURE: Final = rf"""
+declare -A pipen_meters=() pipen_usage=()
+pipen_now() {{
+    if [[ -n ${{EPOCHREALTIME-}} ]]; then REPLY=${{EPOCHREALTIME/,/.}}; else REPLY=$(date +%s); fi
+}}
+pipen_measure() {{ # the member that has just been started, file
+    local pipen_child=$! pipen_file=$2
+    {meter.start("$pipen_file")}
+    pipen_meters[$1]=$pipen_meter pipen_usage[$1]=$2
+}}
+pipen_ended() {{
+    if [[ -n ${{pipen_meters[$1]-}} ]]; then
+        local pipen_meter=${{pipen_meters[$1]}} pipen_file=${{pipen_usage[$1]}}
+        kill -s TERM "$pipen_meter" && wait "$pipen_meter"
+        pipen_now
+        echo "end $REPLY" >> "$pipen_file"
+    fi
+    "pipen_end_$1" "$2"
+}}
+"""
 
 
 def _member(
@@ -130,6 +316,138 @@ def _member(
     return command
 
 
+def _called(job: Any) -> str:
+    """Return what a person calls a member."""
+    wildcards = ", ".join(f"{name}={value}" for name, value in job.wildcards.items())
+    return f"rule {job.rule.name} ({wildcards})" if wildcards else f"rule {job.rule.name}"
+
+
+def _files(job: Any) -> list[Any]:
+    """Return the outputs of a job that are files or directories."""
+    return [
+        file
+        for file in job.output
+        if not (is_flagged(file, "pipe") or is_flagged(file, "service") or file == "/dev/null")
+    ]
+
+
+def _call(function: str, paths: Iterable[Any], seen: Callable[[str], str]) -> list[str]:
+    """Return the line that calls a function of the script with paths, if there are any."""
+    names = [seen(str(path)) for path in paths]
+    return [f"{function} {shlex.join(names)}"] if names else []
+
+
+def _before(job: Any, seen: Callable[[str], str]) -> list[str]:
+    """Return what is done right before a member starts: the part of ``Job.prepare()`` for it."""
+    old = [file for file in _files(job) if not is_flagged(file, "update")]
+    logs = [*job.log, job.benchmark] if job.benchmark else list(job.log)
+    parents = {seen(str(file)).rpartition("/")[0] for file in (*_files(job), *logs)} - {""}
+    lines = [
+        *_call("pipen_remove", [f for f in old if not f.is_directory] + list(job.log), seen),
+        *_call("pipen_remove_directories", [f for f in old if f.is_directory], seen),
+        *_call("pipen_make_parents", sorted(parents), str),
+    ]
+    return [f"{line} || exit" for line in lines]
+
+
+def _checks(job: Any, seen: Callable[[str], str]) -> list[str]:
+    """Return what tells, when a member has ended, that it has not done what it should."""
+    made, touched = _files(job), job.touch_output
+    files = [file for file in made if not file.is_directory]
+    directories = [file for file in made if file.is_directory]
+    lines = [
+        *_call("! pipen_create", [f for f in files if f in touched] + list(job.log), seen),
+        *_call("! mkdir -p --", [f for f in directories if f in touched], seen),
+        *_call("pipen_is_missing", files, seen),
+        *_call("pipen_is_no_directory", directories, seen),
+    ]
+    for file in made:
+        ensured = get_flag_value(file, "ensure") or {}
+        if ensured.get("non_empty"):
+            lines += _call("pipen_is_empty", [file], seen)
+        if algorithm := ensured.get("checksum_algorithm"):
+            checksum = ensured["checksum"]
+            if is_callable(checksum):
+                checksum = checksum(job.wildcards)
+            words = [_SUMS[algorithm], str(checksum), seen(str(file))]
+            lines.append(f"pipen_differs {shlex.join(words)}")
+    return lines
+
+
+def _after(job: Any, seen: Callable[[str], str]) -> list[str]:
+    """Return what is done with the outputs of a member that has succeeded."""
+    made = _files(job)
+    touched = [seen(str(file)) for file in made]
+    touched += [f"{seen(str(file))}/.snakemake_timestamp" for file in made if file.is_directory]
+    protected = [seen(str(file)) for file in made if file in job.protected_output]
+    return [
+        f"{command} {shlex.join(paths)}{_QUIETLY}"
+        for command, paths in (("touch -hc --", touched), ("chmod -R a-w --", protected))
+        if paths
+    ]
+
+
+def dispensable(group: Any, workflow: Any) -> set[Any]:
+    """Return the outputs that need not be there when a group has succeeded.
+
+    They stay on the node, or are temp() and nothing outside of the group asks for them
+    (``GroupJob.postprocess`` does not miss them).
+    """
+    return {
+        file
+        for job in group.jobs
+        for file in job.output
+        if is_flagged(file, "nodelocal") or _is_temporary(group, workflow, job, file)
+    }
+
+
+def _is_temporary(group: Any, workflow: Any, job: Any, file: Any) -> bool:
+    """Tell whether Snakemake removes an output at the end of its group (``DAG.handle_temp``)."""
+    dag = workflow.dag
+    if not is_flagged(file, "temp") or file in dag.derived_targetfiles:
+        return False
+    if job in dag.targetjobs and job.rule.name != workflow.default_target:
+        return False
+    return not any(
+        file in files and other not in group.jobs and dag.needrun(other) and not dag.finished(other)
+        for other, files in dag.depending[job].items()
+    )
+
+
+def _used_up(group: Any, workflow: Any, rows: Sequence[Sequence[Any]]) -> list[list[str]]:
+    """Return the temp() outputs that go after each layer: no job behind it reads them."""
+    gone: list[list[str]] = [[] for _ in rows]
+    if workflow.storage_settings.notemp:
+        return gone
+    place = {job: number for number, row in enumerate(rows) for job in row}
+    for job in place:
+        for file in job.output:
+            if job.is_checkpoint or not _is_temporary(group, workflow, job, file):
+                continue
+            readers = [o for o, files in workflow.dag.depending[job].items() if file in files]
+            readers = [reader for reader in readers if reader in group.jobs]
+            if all(reader in place for reader in readers):
+                gone[max(place[one] for one in (job, *readers))].append(str(file))
+    return gone
+
+
+def unprotect(group: Any) -> None:
+    """Make outputs writable again that the script of a group has protected before it failed.
+
+    They are removed, or made once more, with those of the other members.
+    """
+    for job in group.jobs:
+        for file in job.protected_output:
+            if os.path.islink(file) or not os.path.exists(file):
+                continue
+            os.chmod(file, os.stat(file).st_mode | stat.S_IWUSR)
+            for folder, names, _ in os.walk(file):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    if not os.path.islink(path):
+                        os.chmod(path, os.stat(path).st_mode | stat.S_IRWXU)
+
+
 def exports(env: Mapping[str, str | None]) -> str:
     """Return the bash that sets and removes environment variables."""
     return "\n".join(
@@ -138,15 +456,34 @@ def exports(env: Mapping[str, str | None]) -> str:
     )
 
 
-async def prepare_group(group: Any, workflow: Any) -> None:
-    """Do for the members what ``prepare()`` of a job does before it waits for its inputs."""
+async def prepare_group(group: Any, workflow: Any, *, removes: bool) -> None:
+    """Do for the members what only this process can do before they start.
+
+    Parameters
+    ----------
+    group, workflow
+        The group and its workflow.
+    removes
+        Whether old outputs are removed here too: where the nodes share no files, those here
+        are others than those that the script removes.
+    """
     jobs: Sequence[Any] = [job for job in group.jobs if not job.is_norun]
     for job in jobs:
+        if job.protected_output and await workflow.persistence.incomplete(job):
+            unprotect(group)  # the script of an earlier run has, and was killed
         await job.check_protected_output()
     for job in jobs:
-        await job.remove_existing_output()
+        if removes:
+            await job.remove_existing_output()
         for file in job.output:
             if is_flagged(file, "update") and await file.exists():
                 workflow.persistence.backup_output(Path(file))
-        for file in chain(job.output, job.log):
-            file.prepare()
+            if is_flagged(file, "pipe"):
+                await file.remove()
+                file.prepare()
+        if removes:
+            for file in chain(job.output, job.log):
+                if not is_flagged(file, "pipe"):
+                    file.prepare()
+        if job.benchmark:
+            job.benchmark.prepare()

@@ -15,10 +15,12 @@ _TICKS: Final = 100
 """Clock ticks in a second of the times in /proc/<pid>/stat: USER_HZ, see time(7)."""
 _MIB: Final = 1024 * 1024
 
-START: Final = rf"""pipen_now
-echo "begin $REPLY" >> "$pipen_dir/{FILE}"   # not below: a short command may be over by then
+_START: Final = r"""pipen_now
+echo "begin $REPLY" >> "@FILE@"   # not below: a short command may be over by then
 (
-    pipen_tree() {{
+    pipen_pause=
+    trap '[[ -z $pipen_pause ]] || kill "$pipen_pause"; exit' TERM
+    pipen_tree() {
         local pipen_pid pipen_task pipen_children
         for pipen_pid; do
             pipen_tree+=("$pipen_pid")
@@ -28,21 +30,21 @@ echo "begin $REPLY" >> "$pipen_dir/{FILE}"   # not below: a short command may be
                 pipen_tree $pipen_children
             done
         done
-    }}
-    pipen_sample() {{
+    }
+    pipen_sample() {
         local pipen_pid pipen_line pipen_lines pipen_ticks pipen_vms
         local pipen_rss pipen_uss pipen_pss pipen_in pipen_out
         pipen_tree=()
         pipen_tree "$pipen_child"
         pipen_now
-        for pipen_pid in "${{pipen_tree[@]}}"; do
+        for pipen_pid in "${pipen_tree[@]}"; do
             read -r pipen_line < "/proc/$pipen_pid/stat" || continue
-            set -- ${{pipen_line##*) }}   # from the third field on
-            pipen_ticks=$((${{12}} + ${{13}})) pipen_vms=${{21}}
+            set -- ${pipen_line##*) }   # from the third field on
+            pipen_ticks=$((${12} + ${13})) pipen_vms=${21}
             pipen_rss= pipen_uss=0 pipen_pss=0 pipen_in=0 pipen_out=0
             # Read as a whole: the kernel counts anew for each line that is read by itself.
             mapfile -t pipen_lines < "/proc/$pipen_pid/smaps_rollup"
-            for pipen_line in "${{pipen_lines[@]}}"; do
+            for pipen_line in "${pipen_lines[@]}"; do
                 set -- $pipen_line
                 case $1 in
                     Rss:) pipen_rss=$2 ;;
@@ -52,24 +54,43 @@ echo "begin $REPLY" >> "$pipen_dir/{FILE}"   # not below: a short command may be
             done
             [[ -n $pipen_rss ]] || continue   # ended, or another user's
             mapfile -t pipen_lines < "/proc/$pipen_pid/io"
-            for pipen_line in "${{pipen_lines[@]}}"; do
+            for pipen_line in "${pipen_lines[@]}"; do
                 case $pipen_line in
-                    read_bytes:*) pipen_in=${{pipen_line#*: }} ;;
-                    write_bytes:*) pipen_out=${{pipen_line#*: }} ;;
+                    read_bytes:*) pipen_in=${pipen_line#*: } ;;
+                    write_bytes:*) pipen_out=${pipen_line#*: } ;;
                 esac
             done
             echo "$REPLY $pipen_pid $pipen_ticks $pipen_vms $pipen_rss $pipen_uss $pipen_pss" \
                 "$pipen_in $pipen_out"
         done
-    }}
+    }
     for ((pipen_count = 0; ; pipen_count++)); do
         pipen_sample
-        if ((pipen_count > 30)); then sleep 30; else sleep 0.5; fi
+        if ((pipen_count > 30)); then sleep 30 & else sleep 0.5 & fi
+        pipen_pause=$!
+        wait "$pipen_pause"
     done
-) >> "$pipen_dir/{FILE}" 2>/dev/null &
+) >> "@FILE@" 2>/dev/null &
 pipen_meter=$!
 """
-"""Bash that begins to measure the processes of ``$pipen_child``."""
+
+
+def start(file: str) -> str:
+    """Return bash that begins to measure the processes of ``$pipen_child``.
+
+    It calls ``pipen_now`` and puts the process that measures into ``$pipen_meter``, which
+    ends by SIGTERM.
+
+    Parameters
+    ----------
+    file
+        Path of the file to write, as it stands between double quotes.
+    """
+    return _START.replace("@FILE@", file)
+
+
+START: Final = start(f"$pipen_dir/{FILE}")
+"""Bash that begins to measure the command of a wrapper."""
 
 END: Final = rf"""
 pipen_now

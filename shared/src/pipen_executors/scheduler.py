@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from .events import DirectoryEvents
 from .exceptions import SchedulerError, TransientError
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     Base = xqute.Scheduler
 else:
     Base = object
+
+
+_ASKED_ONCE: Final = frozenset(
+    {"cpus_per_gpu", "mem_mb_per_cpu", "nodes", "tasks", "tasks_per_gpu", "tasks_per_node"}
+)
 
 
 class SchedulerPostInit(Base):
@@ -75,6 +80,8 @@ class SchedulerPostInit(Base):
     """Jobs per call of :meth:`kill_jobs`."""
     own_resources: ClassVar[frozenset[str]] = frozenset()
     """Names of resources beginning with ``pipen_`` that only this scheduler reads."""
+    counted_resources: ClassVar[frozenset[str]] = frozenset()
+    """Resources whose text has a count in it (``gpu:a100:2``): for a group it is added up."""
 
     hooks: Hooks
     kill_grace: float = 10.0
@@ -85,6 +92,15 @@ class SchedulerPostInit(Base):
     the wrapper."""
 
     # -- checks before anything is submitted ------------------------------------
+
+    @classmethod
+    def asked_once(cls, resource: str) -> bool:
+        """Tell whether a group asks for the most of a resource that one of its members does.
+
+        So it is where a number says how the place is made, or how the job is treated. Others
+        are added up over members that run at the same time.
+        """
+        return resource in _ASKED_ONCE or resource.startswith("pipen_")
 
     def check(self, spec: JobSpec) -> None:
         """Check what a job asks for.

@@ -14,8 +14,9 @@ from snakemake.io import is_flagged
 
 from .command import NODE_TMPDIR, NotDirect, capture, own_image, why_not_direct, why_python
 from .exceptions import UserError
-from .group import group_script, prepare_group, why_group_not_direct
+from .group import dispensable, group_script, prepare_group, unprotect, why_group_not_direct
 from .jobdir import JobDir
+from .layers import asked_for
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
 from .spec import JobSpec, Resources
 from .units import parse_megabytes
@@ -173,7 +174,8 @@ class Specifier:
         members = list(job.jobs) if group else [job]
         # The name of a group of piped jobs is another in every run; its rules are not.
         rule = "group_" + "_".join(sorted(job.rules))[:90] if group else job.rule.name
-        own = {name: value for name, value in job.resources.items() if name.startswith("pipen_")}
+        resources = self._resources(job, rule)
+        own = {name: value for name, value in resources.extra.items() if name.startswith("pipen_")}
         for name, value in own.items():
             self._check_name(name, rule)
             own[name] = self._rule_setting(name, value, rule)
@@ -192,7 +194,7 @@ class Specifier:
             cwd="",
             base=os.getcwd(),
             addresses=_addresses(members),
-            resources=self._resources(job, rule),
+            resources=resources,
             options=options,
             prescript=setting("prescript"),
             postscript=setting("postscript"),
@@ -226,6 +228,16 @@ class Specifier:
         spec.python_for = next(filter(None, reasons), "")
 
     def _resources(self, job: Any, rule: str) -> Resources:
+        if job.is_group():
+            scheduler = self._scheduler
+            asked, defaulted = asked_for(
+                job,
+                defaulted=self._defaulted,
+                once=scheduler.asked_once,
+                counted=scheduler.counted_resources,
+            )
+        else:
+            asked, defaulted = dict(job.resources.items()), self._defaulted(job.rule)
         known = {}
         for name, reader in (
             ("mem_mb", parse_megabytes),
@@ -233,12 +245,12 @@ class Specifier:
             ("runtime", lambda value: max(1, round(float(value)))),
             ("gpu", int),
         ):
-            value = job.resources.get(name)
+            value = asked.get(name)
             if value is not None and not _is_tbd(value):
                 known[name] = read(f"resource {name} of rule {rule}", value, reader)
         extra = {
             name: value
-            for name, value in job.resources.items()
+            for name, value in asked.items()
             if not name.startswith("_") and name not in known and not _is_tbd(value)
         }
         return Resources(
@@ -248,7 +260,7 @@ class Specifier:
             runtime=known.get("runtime"),
             gpus=known.get("gpu"),
             extra=extra,
-            defaulted=frozenset() if job.is_group() else self._defaulted(job.rule),
+            defaulted=defaulted,
         )
 
     def _defaulted(self, rule: Any) -> frozenset[str]:
@@ -282,6 +294,8 @@ class Specifier:
                 script = group_script(job, self._workflow, directory, seen, changes)
                 spec.argv, spec.script, spec.files = ("/bin/bash",), script.text, script.files
                 spec.env = declared
+                spec.tmpdir_of_node = script.tmpdir_of_node
+                spec.tmpdir_mark = NODE_TMPDIR
             else:
                 if (why := why_not_direct(job, self._workflow, stages=stages)) is not None:
                     return why
@@ -311,6 +325,11 @@ class Specifier:
         kept = [file for file in made if not is_flagged(file, "update")]
         spec.removable = tuple(str(f) for f in kept if not is_flagged(f, "directory"))
         spec.removable_dirs = tuple(str(f) for f in kept if is_flagged(f, "directory"))
+        if job.is_group():
+            if not self._scheduler.stages:  # its script does that, for each at its moment
+                spec.removable = spec.removable_dirs = ()
+            gone = dispensable(job, self._workflow)
+            made = [file for file in made if file not in gone]
         spec.outputs = tuple(str(f) for f in made if not is_flagged(f, "touch"))
 
     def _through_jobscript(self, job: Any, spec: JobSpec, precommand: str | None) -> None:
@@ -331,7 +350,8 @@ class Specifier:
         if not spec.direct:
             return
         if job.is_group():
-            self._workflow.async_run(prepare_group(job, self._workflow))
+            removes = self._scheduler.stages
+            self._workflow.async_run(prepare_group(job, self._workflow, removes=removes))
         else:
             self._workflow.async_run(job.prepare())
             if job.shadow_dir:
@@ -341,6 +361,8 @@ class Specifier:
         """Undo what a start of a direct job may have done that ``prepare()`` does not undo."""
         if not spec.direct:
             return
+        if job.is_group():
+            unprotect(job)
         for file in _updated(job):
             if not self._workflow.persistence.restore_output(Path(file)):
                 # Without a copy of before there was no file before.

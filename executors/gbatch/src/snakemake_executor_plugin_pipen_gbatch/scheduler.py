@@ -98,6 +98,13 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
 
     # -- life ------------------------------------------------------------------------------
 
+    @classmethod
+    def asked_once(cls, resource: str) -> bool:
+        """Tell whether a group asks for the most of it: fields of a job are not added up."""
+        if resource in ("googlebatch_cpu_milli", "googlebatch_memory"):
+            return False
+        return super().asked_once(resource) or resource.startswith(("gbatch_", "googlebatch_"))
+
     async def start(self) -> None:
         """Connect, and see what an earlier run has left in the bucket."""
         self._post_init_called = True  # xqute's sets up its own use of the bucket

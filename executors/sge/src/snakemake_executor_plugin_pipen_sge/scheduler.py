@@ -75,6 +75,11 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
 
     # -- submission --------------------------------------------------------------------
 
+    @classmethod
+    def asked_once(cls, resource: str) -> bool:
+        """Tell whether a group asks for the most of it, such as for the highest priority."""
+        return super().asked_once(resource) or resource.startswith("sge_")
+
     def check(self, spec: JobSpec) -> None:
         """Check that qsub's options follow from what a job asks for.
 

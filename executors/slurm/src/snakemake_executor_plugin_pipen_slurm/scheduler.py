@@ -49,6 +49,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
     # Often enough to hear within ten seconds of a job that was removed while it waited.
     query_ceiling = 7.5
     accounting_lag = 8.0
+    counted_resources = frozenset({"gres"})
 
     def __init__(
         self,
