@@ -292,7 +292,7 @@ pipen_measure() {{ # the member that has just been started, file
 pipen_ended() {{
     if [[ -n ${{pipen_meters[$1]-}} ]]; then
         local pipen_meter=${{pipen_meters[$1]}} pipen_file=${{pipen_usage[$1]}}
-        kill -s TERM "$pipen_meter" && wait "$pipen_meter"
+        kill -s TERM "$pipen_meter" && wait "$pipen_meter" 2>/dev/null
         pipen_now
         echo "end $REPLY" >> "$pipen_file"
     fi
@@ -379,12 +379,13 @@ def _after(job: Any, seen: Callable[[str], str]) -> list[str]:
     made = _files(job)
     touched = [seen(str(file)) for file in made]
     touched += [f"{seen(str(file))}/.snakemake_timestamp" for file in made if file.is_directory]
-    protected = [seen(str(file)) for file in made if file in job.protected_output]
-    return [
-        f"{command} {shlex.join(paths)}{_QUIETLY}"
-        for command, paths in (("touch -hc --", touched), ("chmod -R a-w --", protected))
-        if paths
-    ]
+    lines = [f"touch -hc -- {shlex.join(touched)}{_QUIETLY}"] if touched else []
+    for file in job.protected_output:
+        path = shlex.quote(seen(str(file)))
+        lines.append(f"chmod a-w -- {path}{_QUIETLY}")
+        if file.is_directory:  # all that is in it gets its mode
+            lines.append(f"chmod -R --reference={path} -- {path}{_QUIETLY}")
+    return lines
 
 
 def dispensable(group: Any, workflow: Any) -> set[Any]:

@@ -95,6 +95,7 @@ START: Final = start(f"$pipen_dir/{FILE}")
 END: Final = rf"""
 pipen_now
 kill -s KILL -- "-$pipen_meter" 2>/dev/null
+wait "$pipen_meter" 2>/dev/null   # bash's remark on a killed job is not the job's
 echo "end $REPLY" >> "$pipen_dir/{FILE}"
 """
 """Bash for when the command has ended."""

@@ -94,7 +94,7 @@ class _Review:
         if name == "tmpdir" or not callable(evaluator):
             return True
         function = inspect.unwrap(evaluator)
-        if getattr(function, "__module__", "").startswith("snakemake."):
+        if (getattr(function, "__module__", None) or "").startswith("snakemake."):
             expression = _closure(function)
             meanings: dict[str, Any] = {}
             register_in_globals(meanings)
