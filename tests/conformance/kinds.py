@@ -201,6 +201,58 @@ class Kinds(ConformanceBase):
         result.has("cause-in-group")
         result.has("e.out")
 
+    def test_groups_as_the_local_executor_runs_their_jobs(
+        self, workflow: Workflow, tmp_path: Path
+    ) -> None:
+        """Each member at its own moment: outputs, logs, temp() files, values from files."""
+        text = """
+            rule all:
+                input: "last", "told", "guarded"
+            rule first:
+                output: touch("made/first"), protected("guarded"), temp("moved"), "kept"
+                log: "logs/first.log"
+                group: "moments"
+                shell: "touch {output[1]} {output[2]}; ls -d made logs > {output[3]}"
+            rule second:
+                input: rules.first.output
+                output: "second"
+                params: number=lambda wildcards, input: len(input)
+                group: "moments"
+                shell:
+                    "ls made logs > {output}; stat -c %a guarded >> {output};"
+                    "echo {params.number} >> {output}; mv moved also.moved"
+            rule last:
+                input: "second", "kept"
+                output: ensure("last", non_empty=True)
+                group: "moments"
+                shell: "cat {input} > {output}; ls moved >> {output} || true"
+            rule tell:
+                output: "number"
+                params: number=config["number"]
+                group: "values"
+                shell: "echo {params.number} > {output}"
+            rule told:
+                input: "number"
+                output: "told"
+                params: number=lambda wildcards, input: open(input[0]).read().strip()
+                group: "values"
+                shell: "echo {params.number} > {output}"
+            """
+        reference = Workflow(tmp_path / "reference", self.backend)
+        for one, arguments in ((reference, {"executor": "local"}), (workflow, {})):
+            one.snakefile(text)
+            for number in (1, 2):
+                if (guarded := one.path("guarded")).exists():
+                    guarded.chmod(0o644)
+                one.run("--forceall", "--config", f"number={number}", **arguments).ok()
+                assert one.read("told") == f"{number}\n"
+        for name in ("kept", "second", "last"):
+            assert workflow.read(name) == reference.read(name)
+        assert workflow.path("guarded").stat().st_mode == reference.path("guarded").stat().st_mode
+        assert workflow.exists("logs/first.log")
+        assert not workflow.exists("moved")
+        workflow.dry_run("--config", "number=2").has("Nothing to be done")
+
     @BOTH
     def test_checkpoints(self, workflow: Workflow, execution: str) -> None:
         workflow.snakefile(

@@ -407,12 +407,14 @@ def _is_temporary(group: Any, workflow: Any, job: Any, file: Any) -> bool:
     dag = workflow.dag
     if not is_flagged(file, "temp") or file in dag.derived_targetfiles:
         return False
-    if job in dag.targetjobs and job.rule.name != workflow.default_target:
-        return False
-    return not any(
-        file in files and other not in group.jobs and dag.needrun(other) and not dag.finished(other)
+    readers = [
+        other
         for other, files in dag.depending[job].items()
-    )
+        if file in files and dag.needrun(other) and not dag.finished(other)
+    ]
+    if not readers and job in dag.targetjobs and job.rule.name != workflow.default_target:
+        return False
+    return all(reader in group.jobs for reader in readers)
 
 
 def _used_up(group: Any, workflow: Any, rows: Sequence[Sequence[Any]]) -> list[list[str]]:
