@@ -239,12 +239,12 @@ class Kinds(ConformanceBase):
                 shell: "echo {params.number} > {output}"
             """
         reference = Workflow(tmp_path / "reference", self.backend)
-        for one, arguments in ((reference, {"executor": "local"}), (workflow, {})):
+        for one, executor in ((reference, "local"), (workflow, None)):
             one.snakefile(text)
             for number in (1, 2):
                 if (guarded := one.path("guarded")).exists():
                     guarded.chmod(0o644)
-                one.run("--forceall", "--config", f"number={number}", **arguments).ok()
+                one.run("--forceall", "--config", f"number={number}", executor=executor).ok()
                 assert one.read("told") == f"{number}\n"
         for name in ("kept", "second", "last"):
             assert workflow.read(name) == reference.read(name)

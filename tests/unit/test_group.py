@@ -274,6 +274,42 @@ def test_warning_of_a_scheduler_reaches_the_members_alone(here: Path) -> None:
     assert (here / "b").exists()
 
 
+def test_the_users_own_shell_changes_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions and settings for every bash are the members', not the script's around them."""
+    (here / "rc").write_text("kill() { touch killed; }\n")
+    for name, value in {
+        "BASH_ENV": str(here / "rc"),
+        "BASH_FUNC_wait%%": "() {  touch waited; return 5; }",
+        "POSIXLY_CORRECT": "1",
+        "FUNCNEST": "1",
+        "REPLY": "the user's",
+    }.items():
+        monkeypatch.setenv(name, value)
+    group = Planned(
+        here,
+        """
+        rule a:
+            output: "a"
+            group: "g"
+            benchmark: "bench.tsv"
+            shell: "echo $POSIXLY_CORRECT $FUNCNEST $REPLY > {output}"
+        rule b:
+            input: "a"
+            output: "b"
+            group: "g"
+            shell: "wait || echo $? > {output}"
+        """,
+        "b",
+        "b",
+    )
+    result = group.run()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (here / "a").read_text() == "1 1 the user's\n"
+    assert (here / "b").read_text() == "5\n"
+    assert (here / "waited").exists()
+    assert not (here / "killed").exists()
+
+
 def test_benchmark_of_a_member(here: Path) -> None:
     group = Planned(
         here,

@@ -29,8 +29,18 @@ from . import meter
 from .command import NODE_TMPDIR, Command, NotDirect, capture, why_not_direct
 from .layers import layers
 from .settled import why_unsettled
+from .wrapper import HEEDED
+
+SHELL: Final = ("/bin/bash", "-p")
+"""What runs the script: a bash that takes nothing of the user's for itself (bash(1), -p)."""
 
 _HEAD: Final = r"""
+# What changes how bash works is the members' alone.
+pipen_kept=()
+for pipen_name in @HEEDED@; do
+    [[ -z ${!pipen_name+set} ]] || pipen_kept+=("$pipen_name=${!pipen_name}")
+    unset -v "$pipen_name"
+done
 # Warnings that a scheduler sends before the end of a job are its members' business.
 trap : USR1 USR2
 declare -A pipen_running=()
@@ -144,6 +154,7 @@ pipen_differs() { # command, checksum, file
     echo "pipen: output has another checksum than ensure() wants: $3" >&2
 }
 """
+_BRING_BACK: Final = '((${#pipen_kept[@]} == 0)) || export -- "${pipen_kept[@]}"'
 _QUIETLY: Final = " 2>/dev/null"
 """What the main process does once more is no failure on a file system without times or modes."""
 
@@ -256,6 +267,7 @@ def group_script(
                 f"pipen_start_{number}() {{",
                 "pipen_enter",
                 *_before(job, seen),
+                _BRING_BACK,
                 f". {q(f'{directory}/{env}')}",
                 f"exec {run}",
                 "}",
@@ -273,7 +285,8 @@ def group_script(
         if temporary:
             steps.append(f"rm -rf -- {shlex.join(map(seen, temporary))}")
     measured = any(job.benchmark is not None for row in rows for job in row)
-    text = [_HEAD, _MEASURE if measured else _UNMEASURED, *functions, *steps, "exit 0"]
+    head = _HEAD.replace("@HEEDED@", " ".join(HEEDED))
+    text = [head, _MEASURE if measured else _UNMEASURED, *functions, *steps, "exit 0"]
     return Script("\n".join(text) + "\n", files, tmpdir_of_node)
 
 
@@ -285,13 +298,13 @@ pipen_now() {{
     if [[ -n ${{EPOCHREALTIME-}} ]]; then REPLY=${{EPOCHREALTIME/,/.}}; else REPLY=$(date +%s); fi
 }}
 pipen_measure() {{ # the member that has just been started, file
-    local pipen_child=$! pipen_file=$2
+    local pipen_child=$! pipen_file=$2 pipen_meter REPLY
     {meter.start("$pipen_file")}
     pipen_meters[$1]=$pipen_meter pipen_usage[$1]=$2
 }}
 pipen_ended() {{
     if [[ -n ${{pipen_meters[$1]-}} ]]; then
-        local pipen_meter=${{pipen_meters[$1]}} pipen_file=${{pipen_usage[$1]}}
+        local pipen_meter=${{pipen_meters[$1]}} pipen_file=${{pipen_usage[$1]}} REPLY
         kill -s TERM "$pipen_meter" && wait "$pipen_meter" 2>/dev/null
         pipen_now
         echo "end $REPLY" >> "$pipen_file"

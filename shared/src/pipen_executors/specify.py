@@ -14,7 +14,14 @@ from snakemake.io import is_flagged
 
 from .command import NODE_TMPDIR, NotDirect, capture, own_image, why_not_direct, why_python
 from .exceptions import UserError
-from .group import dispensable, group_script, prepare_group, unprotect, why_group_not_direct
+from .group import (
+    SHELL,
+    dispensable,
+    group_script,
+    prepare_group,
+    unprotect,
+    why_group_not_direct,
+)
 from .jobdir import JobDir
 from .layers import asked_for
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
@@ -292,7 +299,7 @@ class Specifier:
                 if (why := why_group_not_direct(job, self._workflow, stages=stages)) is not None:
                     return why
                 script = group_script(job, self._workflow, directory, seen, changes)
-                spec.argv, spec.script, spec.files = ("/bin/bash",), script.text, script.files
+                spec.argv, spec.script, spec.files = SHELL, script.text, script.files
                 spec.env = declared
                 spec.tmpdir_of_node = script.tmpdir_of_node
                 spec.tmpdir_mark = NODE_TMPDIR

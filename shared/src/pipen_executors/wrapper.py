@@ -141,12 +141,12 @@ pipen_bring_back() {
     done
 }
 """
-_HEEDED: Final = (
+HEEDED: Final = (
     *("TMOUT", "POSIXLY_CORRECT", "POSIX_PEDANTIC", "BASH_COMPAT", "FUNCNEST", "EXECIGNORE"),
     *("CDPATH", "GLOBIGNORE"),
 )
 """Variables by which bash changes what it does."""
-_OWN: Final = ("rc", "cmd", "REPLY", "OLDPWD", *_HEEDED)
+_OWN: Final = ("rc", "cmd", "REPLY", "OLDPWD", *HEEDED)
 """Variables that are another's in the wrapper than in the command, besides ``pipen_*``."""
 
 _HEAD: Final = r"""
@@ -503,7 +503,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
     lines += [
         "pipen_stage=prescript",
         spec.prescript,
-        _AFTER_PRESCRIPT.replace("@HEEDED@", " ".join(_HEEDED)) if users else "",
+        _AFTER_PRESCRIPT.replace("@HEEDED@", " ".join(HEEDED)) if users else "",
         _array("pipen_argv", argv),
         f"cmd={q(shlex.join(argv))}",
         "pipen_cmd=$cmd",
