@@ -85,25 +85,26 @@ def test_cancel_twice_and_without_jobs(run: Run) -> None:
 def test_cancellation_from_elsewhere(run: Run) -> None:
     run.submit(*(run.spec(f"a{n}", "sleep 60\n") for n in range(2)))
     wait_for(lambda: sum(map(len, run.scheduler.submissions)) == 2, "both jobs")
-    asked = requests.ask_to_cancel(str(run.root), run.spec("a1", "").key)
+    asked = requests.ask_to_cancel(str(run.root), "run", run.spec("a1", "").key)
     outcome = run.wait(1)["a1"].outcome
     assert outcome is not None
     assert outcome.reason is ExitReason.CANCELLED
     assert not Path(asked).exists()
     assert not run.cancelled
-    requests.ask_to_cancel(str(run.root), requests.ALL)
+    requests.ask_to_cancel(str(run.root), "run", requests.ALL)
     assert set(run.wait(2)) == {"a0", "a1"}
     wait_for(lambda: run.cancelled, "the end of the run")
 
 
-def test_old_requests_are_not_obeyed(tmp_path: Path) -> None:
-    requests.ask_to_cancel(str(tmp_path / "jobs"), requests.ALL)
+def test_requests_to_other_runs_are_not_obeyed(tmp_path: Path) -> None:
+    asked = requests.ask_to_cancel(str(tmp_path / "jobs"), "another", requests.ALL)
     run = Run(tmp_path / "jobs")
     run.submit(run.spec("a", "sleep 2\n"))
     outcome = run.wait(1)["a"].outcome
     run.close()
     assert outcome is not None
     assert outcome.ok
+    assert Path(asked).exists(), "it is left for the run that it is meant for"
 
 
 def test_job_under_way_whose_id_is_not_known(run: Run) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipen_executors.jobdir import EVENTS, JobDir, prepare_root
+from pipen_executors.jobdir import EVENTS, OPEN, JobDir, open_jobs, prepare_root, root_below
 from pipen_executors.spec import JobSpec
+from pipen_executors.work import ScriptFile
 
 from .specs import job_spec
 
@@ -73,9 +74,11 @@ def test_attempts_are_kept_and_a_new_run_begins_anew(tmp_path: Path) -> None:
     record = job.record()
     assert record is not None
     assert (record.fingerprint, record.products) == ("f3", ("out/s 1",))
+    assert {key: found[1] for key, found in open_jobs(str(tmp_path)).items()} == {job.key: record}
     job.settle()
     job.settle()
     assert job.record() is None
+    assert not list((tmp_path / OPEN).iterdir())
 
 
 def test_only_one_can_claim_a_submission(tmp_path: Path) -> None:
@@ -148,13 +151,30 @@ def test_fingerprint_tells_other_work(what: str) -> None:
 
 
 def test_fingerprint_without_what_is_another_in_every_run() -> None:
-    def respawned(directory: str, words: str) -> str:
-        return a_spec(
-            direct=False, script=f"snakemake {words} --cache {directory}\n", volatile=(directory,)
-        ).fingerprint()
+    def direct(directory: str, words: str) -> str:
+        script = f"tool {words} --cache {directory}\n"
+        return a_spec(script=script, volatile=(directory,)).fingerprint()
 
-    assert respawned("/tmp/x1", "a b") == respawned("/tmp/y2", "b a")
-    assert respawned("/tmp/x1", "a b") != respawned("/tmp/x1", "a c")
+    assert direct("/tmp/x1", "a b") == direct("/tmp/y2", "b a"), "a set is written in any order"
+    assert direct("/tmp/x1", "a b") != direct("/tmp/x1", "a c")
+
+
+def test_fingerprint_of_a_respawned_job_is_not_its_command_line() -> None:
+    def respawned(options: str, work: str) -> str:
+        return a_spec(direct=False, script=f"snakemake {options}\n", work=work).fingerprint()
+
+    assert respawned("--cores 4", "rule a") == respawned("--cores 8 --rerun-incomplete", "rule a")
+    assert respawned("--cores 4", "rule a") != respawned("--cores 4", "rule b")
+
+
+def test_fingerprint_of_a_script_is_not_its_preamble() -> None:
+    def script(preamble: str, work: str) -> str:
+        file = ScriptFile(f"{preamble}\nprint()\n".encode())
+        file.work = work
+        return a_spec(files={"job.s.py": file}).fingerprint()
+
+    assert script("jobid = 4", "print()") == script("jobid = 5", "print()")
+    assert script("jobid = 4", "print()") != script("jobid = 4", "print(1)")
 
 
 def test_fingerprint_sees_inputs(tmp_path: Path) -> None:
@@ -163,3 +183,20 @@ def test_fingerprint_sees_inputs(tmp_path: Path) -> None:
     before = spec.fingerprint()
     (tmp_path / "in").write_text("12")
     assert spec.fingerprint() != before
+
+
+def test_each_workflow_has_its_own_directory_below_one_for_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = tmp_path / "a" / "work", tmp_path / "b" / "work"
+    here.mkdir(parents=True)
+    other.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert root_below(Path("jobs")) == here / "jobs"
+    assert root_below(here / "jobs") == here / "jobs"
+    shared, above = root_below(tmp_path / "jobs"), root_below(Path("../jobs"))
+    assert shared.parent == tmp_path / "jobs"
+    assert shared.name.startswith("work-")
+    assert above.name == shared.name
+    monkeypatch.chdir(other)
+    assert root_below(tmp_path / "jobs") != shared

@@ -25,6 +25,7 @@ from snakemake.io import is_flagged
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, SharedFSUsage
 
 from .benchmark import why_not_measured
+from .work import ScriptFile
 
 # By name, because the package ``snakemake`` has functions and classes of the same names.
 _shell_module = importlib.import_module("snakemake.shell")
@@ -163,7 +164,7 @@ def _capturing_script(
             with open(fname, "rb") as stream:
                 content = stream.read()
             target = f"{path}.{os.path.basename(self.path.get_filename())}"
-            files[os.path.basename(target)] = content
+            files[os.path.basename(target)] = ScriptFile.of(content, self)
             sources.append(str(self.source))
             paths.append(self.path.get_path_or_uri(secret_free=True))
             language.execute_script(self, target, edit)

@@ -14,23 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from types import SimpleNamespace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiolimiter import AsyncLimiter
 
 from . import filesystem, requests
 from .client import Client, Limits
-from .events import parse_event
+from .events import DirectoryEvents, parse_event
 from .exceptions import SchedulerError, TransientError
 from .explainer import NOTHING, Explainer
 from .hooks import Hooks
 from .job import Job
-from .jobdir import JobDir
+from .jobdir import EVENTS, JobDir, is_open, open_jobs
 from .patience import persist, repeat
 from .scheduler import SchedulerPostInit
 from .spec import JobSpec
@@ -65,6 +66,8 @@ class Engine:
         Plugins.
     client
         Who is told what happens.
+    run
+        Name of the run, by which it is asked to cancel jobs (:mod:`pipen_executors.requests`).
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class Engine:
         limits: Limits,
         hooks: Hooks,
         client: Client,
+        run: str = "run",
     ) -> None:
         self.scheduler = scheduler
-        self._root = root
+        self.root = root
+        self._run_name = run
         self._limits = limits
         self._hooks = hooks
         self._client = client
@@ -115,11 +120,24 @@ class Engine:
 
     def make_job(self, spec: JobSpec) -> Job:
         """Return the engine's handle for a job; nothing is written yet."""
-        directory = JobDir.of(self._root, spec, self.scheduler.seen_root())
+        directory = JobDir.of(self.root, spec, self.scheduler.seen_root())
         job = Job(self._count, spec, directory)
         self._count += 1
         job.fingerprint = spec.fingerprint()
         job.record = filesystem.repeat(job.directory.record)
+        return job
+
+    def earlier_job(self, directory: JobDir) -> Job:
+        """Return the engine's handle for a job of an earlier run that this run has not.
+
+        It can be asked about and ended.
+        """
+        record = directory.record()
+        assert record is not None
+        here = os.getcwd()
+        spec = JobSpec(record.rule, {}, record.products, record.jobid, (), "", here, here)
+        job = Job(-1, spec, directory)
+        job.record = record
         return job
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -135,10 +153,17 @@ class Engine:
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
 
+    def abandon(self) -> None:
+        """Let :meth:`cancel` return without waiting longer for what has been asked to end."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._abandoned.set)
+
     def stop(self) -> None:
         """Stop the thread; jobs that still run go on."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+            self._ready.wait()
+            if self._start_error is None:
+                self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
 
     # -- the loop --------------------------------------------------------------------
@@ -162,6 +187,7 @@ class Engine:
         self._wake_reporter = asyncio.Event()
         self._wake_reconciler = asyncio.Event()
         self._cancel_asked = asyncio.Event()
+        self._abandoned = asyncio.Event()
         self._submitters = asyncio.Semaphore(self._limits.submitters)
         rate = self._limits.submit_rate
         self._limiter = AsyncLimiter(*rate) if rate else None
@@ -186,6 +212,8 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._sweep_events()
+        requests.close(self.root, self._run_name)
         self._tell_run("on_shutdown")
         await self.scheduler.stop()
 
@@ -253,7 +281,7 @@ class Engine:
     def _warn_of_files(self, text: str) -> None:
         """Say once for each error that the file system fails; its files are many."""
         _, _, why = text.removesuffix("; trying again").rpartition(": ")
-        self._warn_once(f"The file system of {self._root} fails ({why}); trying again")
+        self._warn_once(f"The file system of {self.root} fails ({why}); trying again")
 
     def _take_in(self, names: Sequence[str]) -> None:
         """Remove events; those that cannot be removed now, with the next ones."""
@@ -267,8 +295,11 @@ class Engine:
     # -- submission ------------------------------------------------------------------
 
     def _take(self, jobs: list[Job]) -> None:
-        fresh = [job for job in jobs if job.record is None]
+        fresh = [job for job in jobs if job.record is None and not job.displaces]
         known = [job for job in jobs if job.record is not None]
+        for job in jobs:
+            if job.displaces:
+                self._spawn(self._displace(job))
         for job in jobs:
             self._jobs[job.spec.key] = job
         for job in known:
@@ -466,7 +497,10 @@ class Engine:
                 f"{len(alive)} jobs of the earlier run have changed since; they are removed and "
                 "begun anew."
             )
-            await self._end_superseded(alive)
+            if (why := await self._end_superseded(alive)) is not None:
+                for job in alive:
+                    self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=why))
+                replace = [job for job in replace if job not in alive]
         anew += replace
         for job in undecided:
             if _has_ended(job):
@@ -526,16 +560,47 @@ class Engine:
         self._hooks.call("on_job_taken_up", scheduler=self.scheduler, job=job)
         self._take_in([f"{job.event_key}.start", f"{job.event_key}.end.0"])
         job.settling = True
-        self._finish_soon(job, outcome_of(0))
+        if self.scheduler.fs_shared:
+            again = self._begin_anew
+            self._spawn(
+                self._advance(job, lambda: self._await_outputs(job, outcome_of(0), otherwise=again))
+            )
+        else:
+            self._finish_soon(job, outcome_of(0))
         return True
 
-    async def _end_superseded(self, jobs: list[Job]) -> None:
-        await persist(self.scheduler.kill_jobs, jobs, _KILL_PATIENCE, warn=self._warn)
+    async def _end_superseded(self, jobs: Sequence[Job]) -> str | None:
+        """End jobs of an earlier run; return why they are still there, if so."""
+        try:
+            await persist(self.scheduler.kill_jobs, jobs, _KILL_PATIENCE, warn=self._warn)
+        except SchedulerError as error:
+            return f"the job of the earlier run could not be ended: {error}"
         while await self._present(jobs):
             await asyncio.sleep(0.2)
+        return None
+
+    async def _displace(self, job: Job) -> None:
+        """End the jobs of earlier runs that write the outputs of a new one, then begin it."""
+        for old in job.displaces:
+            claimed = await self.scheduler.claim(old)
+            old._jid = await self._earlier_jid(old, claimed_by_job=not claimed)
+        present = await self._present(job.displaces)
+        if present:
+            shown = ", ".join(f"{old.spec.rule} ({old.jid})" for old in present)
+            self._client.on_message(
+                f"Jobs of the earlier run write the same files as {job.spec.rule}, which is run "
+                f"in their place; they are removed: {shown}."
+            )
+            if (why := await self._end_superseded(list(present))) is not None:
+                self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=why))
+                return
+        for old in job.displaces:
+            old.directory.settle()
+        await self._begin_anew(job)
 
     async def _begin_anew(self, job: Job) -> None:
         job._jid = None
+        job.settling = False
         try:
             await asyncio.to_thread(self._client.prepare, job)
         except Exception as error:
@@ -557,7 +622,7 @@ class Engine:
             event = parse_event(name)
             job = self._jobs.get(event.key) if event else None
             if event is None or job is None or job.record is None:
-                continue  # of another run of Snakemake in this directory
+                continue  # of another run in this directory, or of one before
             if job in self._submitting:
                 self._submitting[job].append(name)
                 continue
@@ -569,6 +634,21 @@ class Engine:
             elif not _has_ended(job):
                 self._ended_with(job, event.rc)
         self._take_in(done)
+
+    def _sweep_events(self) -> None:
+        """Remove events of submissions that have been settled: nobody will take them in."""
+        with contextlib.suppress(OSError):
+            found = [(name, parse_event(name)) for name in os.listdir(f"{self.root}/{EVENTS}")]
+            records = open_jobs(self.root) if found else {}
+            settled = []
+            for name, event in found:
+                if event is None:
+                    continue
+                known = records.get(event.key)
+                given_up = known is not None and known[1].token != event.token
+                if given_up or not is_open(self.root, event.key):
+                    settled.append(name)
+            DirectoryEvents.remove(f"{self.root}/{EVENTS}", settled)
 
     async def _started(self, job: Job) -> None:
         if job.state is JobState.SUBMITTED:
@@ -635,13 +715,36 @@ class Engine:
             missing += await self.scheduler.missing([one for one in addresses if one])
         return missing
 
-    async def _await_outputs(self, job: Job, outcome: Outcome) -> None:
-        """Wait for outputs to become visible here, without holding anything else up."""
+    async def _await_outputs(
+        self,
+        job: Job,
+        outcome: Outcome,
+        *,
+        otherwise: Callable[[Job], Awaitable[None]] | None = None,
+    ) -> None:
+        """Wait for outputs to become visible here, without holding anything else up.
+
+        Parameters
+        ----------
+        job
+            The job.
+        outcome
+            How it has ended.
+        otherwise
+            What is done with a job whose outputs are missing; by default it has failed.
+        """
         deadline = time.monotonic() + job.spec.latency_wait
         pause = 0.05
         while missing := await self._missing(job):
             if time.monotonic() >= deadline:
                 shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+                if otherwise is not None:
+                    self._client.on_message(
+                        f"Outputs of job {job.spec.rule} ({job.jid}) are not there any more: "
+                        f"{shown}; it is run again."
+                    )
+                    await otherwise(job)
+                    return
                 detail = f"after {job.spec.latency_wait:g} s (--latency-wait): {shown}"
                 outcome = Outcome(ExitReason.MISSING_OUTPUT, 0, detail)
                 break
@@ -861,10 +964,9 @@ class Engine:
 
     async def _obey(self) -> None:
         """Cancel what is asked for from elsewhere (see :mod:`pipen_executors.requests`)."""
-        requests.take_cancellations(self._root)  # of a run that is over
         while True:
             await asyncio.sleep(requests.INTERVAL)
-            keys = set(requests.take_cancellations(self._root))
+            keys = set(requests.take_cancellations(self.root, self._run_name))
             if requests.ALL in keys:
                 await self._cancel_all()
                 self._flush()
@@ -888,31 +990,56 @@ class Engine:
         if len(jobs) > _MANY:
             self._client.on_message(f"Cancelling {len(jobs)} jobs …")
         chunk = self.scheduler.kill_chunk
-        try:
-            for start in range(0, len(jobs), chunk):
-                await self._kill(jobs[start : start + chunk])
-            async with asyncio.timeout(_KILL_PATIENCE):
-                await self._until_killed([job for job in jobs if job.state is JobState.KILLING])
-        except (SchedulerError, TimeoutError) as error:
-            left = [job.jid for job in jobs if job.state is JobState.KILLING and job.jid]
-            shown = ", ".join(left[:20]) + (" …" if len(left) > 20 else "")
-            why = str(error) or f"no end of them in {_KILL_PATIENCE:g} s"
-            self._warn(f"{len(left)} jobs may still be there ({why}): {shown}")
+        why: SchedulerError | None = None
+        waiting: list[Job] = []
+        for start in range(0, len(jobs), chunk):
+            some = jobs[start : start + chunk]
+            try:
+                await self._kill(some)
+                waiting += some
+            except SchedulerError as error:
+                why = error  # of some of them, perhaps: all are looked for once
+                await self._look_at_killed(some)
+        await self._until_killed([job for job in waiting if job.state is JobState.KILLING])
+        left = [job for job in jobs if job.state is JobState.KILLING and job.jid]
+        if left:
+            shown = ", ".join(job.jid for job in left[:20]) + (" …" if len(left) > 20 else "")
+            reason = str(why or f"no end of them in {_KILL_PATIENCE:g} s")
+            if self._abandoned.is_set():
+                reason = "they have been asked to end, and nobody waits for it"
+            self._warn(f"{len(left)} jobs may still be there ({reason}): {shown}")
 
     async def _until_killed(self, waiting: list[Job]) -> None:
         """Wait until jobs that were killed have ended, by their own word or the scheduler's."""
+        deadline = time.monotonic() + _KILL_PATIENCE
         pause = 0.05
-        while waiting:
-            with contextlib.suppress(TransientError):
-                present = await self.scheduler.query_jobs([job for job in waiting if job.jid])
-                for job in waiting:
-                    report = present.get(job)
-                    if job.jid and (report is None or report.presence is Presence.GONE):
-                        self._end(job, Outcome(ExitReason.CANCELLED, detail="by this run"))
+        while waiting and time.monotonic() < deadline and not self._abandoned.is_set():
+            await self._look_at_killed(waiting)
             waiting = [job for job in waiting if job.state is JobState.KILLING]
             if waiting:
-                await asyncio.sleep(pause)
+                await self._unless_abandoned(asyncio.sleep(pause))
                 pause = min(pause * 1.6, 2.0)
+
+    async def _look_at_killed(self, jobs: Sequence[Job]) -> None:
+        """Ask once which jobs that were killed are gone."""
+        asked = [job for job in jobs if job.jid and job.state is JobState.KILLING]
+        with contextlib.suppress(TransientError):
+            present = await self.scheduler.query_jobs(asked)
+            for job in asked:
+                report = present.get(job)
+                if report is None or report.presence is Presence.GONE:
+                    self._end(job, Outcome(ExitReason.CANCELLED, detail="by this run"))
+
+    async def _unless_abandoned(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for something, or until nobody waits for the end of jobs any more."""
+        task = asyncio.ensure_future(work)
+        abandoned = asyncio.ensure_future(self._abandoned.wait())
+        await asyncio.wait({task, abandoned}, return_when=asyncio.FIRST_COMPLETED)
+        abandoned.cancel()
+        if task.done():
+            task.result()
+        else:
+            self._tasks.add(task)  # it ends with the others
 
     async def _kill(self, jobs: Sequence[Job]) -> None:
         chosen = []
@@ -922,7 +1049,9 @@ class Engine:
                 chosen.append(job)
         submitted = [job for job in chosen if job.jid]
         if submitted:
-            await persist(self.scheduler.kill_jobs, submitted, _KILL_PATIENCE, warn=self._warn)
+            await self._unless_abandoned(
+                persist(self.scheduler.kill_jobs, submitted, _KILL_PATIENCE, warn=self._warn)
+            )
 
     def _warn_once(self, text: str) -> None:
         if text not in self._told:

@@ -7,13 +7,14 @@ without work, because results come from the engine's thread.
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from snakemake_interface_executor_plugins.executors.base import AbstractExecutor, SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
@@ -23,13 +24,17 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from . import filesystem
 from .exceptions import SchedulerError, UserError
-from .jobdir import JOB_DIRECTORIES, JobDir
+from .jobdir import JOB_DIRECTORIES, JobDir, root_below
 from .live import Live, is_quiet
 from .profiles import read_profile
 from .records import tell_plugins
 from .settings import READERS, Checked, ExecutorSettings, check, given, read, table_of
+from .signals import defer_sigterm, interruptible
 from .spec import JobSpec
 from .states import ExitReason
+
+_INTERRUPTED: Final = 130
+"""Exit status of a command that Ctrl-C has ended, as a shell says it: 128 + SIGINT."""
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -110,14 +115,14 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def root(self, name: str, checked: Checked) -> Path:
         """Return where the job directories of a lane lie."""
-        return Path.cwd() / (checked.workdir or Path(JOB_DIRECTORIES, name))
+        return root_below(checked.workdir or Path(JOB_DIRECTORIES, name))
 
     @classmethod
     def roots(cls, settings: ExecutorSettings) -> list[Path]:
         """Return where job directories of earlier runs may lie."""
         if settings.workdir:
             where = f"--pipen-{cls.backend}-workdir"
-            return [read(where, settings.workdir, READERS["workdir"])]
+            return [root_below(read(where, settings.workdir, READERS["workdir"]))]
         return [Path(JOB_DIRECTORIES, cls.backend)]
 
     def settings_of(self, lane: Lane) -> list[tuple[str, str, str]]:
@@ -135,13 +140,21 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         """Check all settings and start the engines; nothing has been submitted yet."""
+        self.lanes: list[Lane] = []
+        try:
+            self._begin()
+        except KeyboardInterrupt:  # Snakemake does not expect it before its scheduler runs
+            for lane in self.lanes:
+                lane.engine.stop()
+            raise SystemExit(_INTERRUPTED) from None
+
+    def _begin(self) -> None:
         self._infos: dict[str, SubmittedJobInfo] = {}
         self._keys: dict[int, str] = {}
         self._ends_early = False
         self._broken = False
         self._cancelled: list[SubmittedJobInfo] = []
         self._unsettled: list[JobDir] = []
-        self.lanes: list[Lane] = []
         self.live = Live(self.logger, quiet=is_quiet(self.workflow.output_settings.quiet))
         self._opened: dict[Lane, str | None] = {}
         self._plugins: list[tuple[str, Any]] | None = None
@@ -153,7 +166,17 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             for lane in self.lanes:
                 lane.engine.stop()
             raise
+        self._settle_what_was_taken_in()
         self.live.start()
+
+    def _settle_what_was_taken_in(self) -> None:
+        """Settle what earlier runs left to be settled: Snakemake holds its lock now."""
+        from .takeup import unfinished_of
+
+        unfinished = unfinished_of(self.workflow.dag)
+        if unfinished is not None:
+            self._unsettled += unfinished.taken_in
+            self._settle_all()
 
     def _check_run(self) -> list[Lane]:
         """Refuse what a rule asks for and cannot get, before the first job of any runs.
@@ -235,9 +258,11 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         if self._plugins is None:  # which are the same for all lanes
             self._plugins = load_plugins(checked.plugins, self._warn, checked.where("plugins"))
         hooks = Hooks(self._plugins, self._warn)
+        run = secrets.token_hex(4)
         if checked.history:
             told = [self.live.take, *tell_plugins(self.logger)]
             history = History(str(root), given(checked.settings), self._warn, told)
+            run = history.run
             if checked.efficiency_report:
                 hooks.add(UsageReport(str(root), history.run, self.logger.info))
             hooks.add(history)  # the last one added is called first
@@ -255,7 +280,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             query_ceiling=ceiling if ceiling is not None else scheduler.query_ceiling,
         )
         specifier = Specifier(self, checked, scheduler, hooks)
-        engine = Engine(scheduler, str(root), limits, hooks, self)
+        engine = Engine(scheduler, str(root), limits, hooks, self, run)
         lane = Lane(name, checked, scheduler, specifier, engine)
         self.lanes.append(lane)
         self._tell_settings(lane)
@@ -296,8 +321,23 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def cancel(self) -> None:
         """End all jobs and wait until the schedulers agree; called on Ctrl-C and errors."""
-        self._cancel_all()
-        self.shutdown()
+        with interruptible(self._on_interrupt):
+            self._cancel_all()
+            self.shutdown()
+
+    def _on_interrupt(self, number: int) -> None:
+        """Answer a Ctrl-C that comes while jobs are being cancelled.
+
+        The second one of a run (the first here) changes nothing, the third ends the waiting.
+        """
+        if number == 1:
+            self.logger.warning(
+                "The jobs are being cancelled. Another Ctrl-C ends Snakemake without waiting for "
+                "their end."
+            )
+        else:
+            for lane in self.lanes:
+                lane.engine.abandon()
 
     def _cancel_all(self) -> None:
         with ThreadPoolExecutor(max_workers=max(1, len(self.lanes))) as pool:
@@ -315,6 +355,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
         """Hand all jobs that are ready to the engine at once."""
+        defer_sigterm(self.workflow.scheduler)
         ready: dict[Lane, list[Job]] = {}
         for job in jobs:
             self.run_job_pre(job)
@@ -356,7 +397,9 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 filesystem.repeat(handle.directory.settle)
                 handle.record = None
             if handle.record is None:
-                lane.specifier.prepare(job, spec)
+                handle.displaces = self._displaced_by(handle, lane)
+                if not handle.displaces:  # which may still be writing the same files
+                    lane.specifier.prepare(job, spec)
             elif spec.direct and handle.record.shadow_dir:
                 lane.specifier.use_shadow(job, spec, handle.record.shadow_dir)
         except Exception as error:
@@ -423,25 +466,49 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def _may_be_taken_up(self, job: Any, handle: Job) -> bool:
         """Tell whether an earlier submission of a job is unfinished business.
 
-        A job that has not ended is. A direct job that ended well is, as long as
-        Snakemake's marker is there, if only in part, where a run was killed while it wrote
-        it: the marker goes when the result has been taken in. A job that failed is run
-        again, as in every new run.
+        A job that has not ended is, and one that ended well and whose result Snakemake has
+        not taken in. A job that failed is run again, as in every new run.
         """
+        from .takeup import is_taken_in
+
         rc = filesystem.repeat(handle.directory.rc)
         if rc is None:
             return True
-        if rc != 0 or not handle.spec.direct:
+        if rc != 0:
             return False
-        persistence = self.workflow.persistence
-        marked = persistence.external_jobids(job)
-        return bool(marked or self.workflow.async_run(persistence.incomplete(job)))
+        assert handle.record is not None
+        members = list(job.jobs) if job.is_group() else [job]
+        direct = handle.record.direct
+        if not direct and not all(map(filesystem.exists, _kept_outputs(members))):
+            return False  # its outputs have been removed since
+        taken_in = is_taken_in(members, rc, direct, self.workflow.persistence)
+        return not self.workflow.async_run(taken_in)
+
+    def _displaced_by(self, handle: Job, lane: Lane) -> list[Job]:
+        """Return jobs of earlier runs that write the same files as a new one.
+
+        They are others because a rule has another name now, or because jobs are grouped in
+        another way.
+        """
+        from .takeup import unfinished_of
+
+        unfinished = unfinished_of(self.workflow.dag)
+        if unfinished is None:
+            return []
+        found = unfinished.with_outputs(handle.spec.products)
+        return [
+            lane.engine.earlier_job(directory)
+            for key, (directory, record) in found.items()
+            if key != handle.spec.key
+            and directory.path.startswith(f"{lane.engine.root}/")
+            and directory.record() == record
+        ]
 
     def prepare(self, handle: Job) -> None:
         """Make a job ready for a fresh start (see ``engine.Client``)."""
         info = self._infos[handle.spec.key]
         specifier = _lane(info).specifier
-        specifier.take_back(info.job, handle.spec)
+        specifier.take_back(info.job, handle.spec, handle.record)
         specifier.prepare(info.job, handle.spec)
 
     # -- the respawned command line ------------------------------------------------------
@@ -620,6 +687,19 @@ def _cancel_reevaluation() -> None:
             and "_schedule_reevalutation" in thread.function.__qualname__
         ):
             thread.cancel()
+
+
+def _kept_outputs(jobs: Sequence[Any]) -> list[str]:
+    """Return the outputs of jobs that are there when they have ended, as far as they lie here."""
+    from snakemake.io import is_flagged
+
+    passing = ("temp", "pipe", "service")
+    return [
+        str(file)
+        for job in jobs
+        for file in job.output
+        if not file.is_storage and not any(is_flagged(file, flag) for flag in passing)
+    ]
 
 
 def _lane(info: SubmittedJobInfo) -> Lane:

@@ -25,10 +25,16 @@ class Job(xqute.Job):
         What to run.
     directory
         Where its files are.
+
+    Attributes
+    ----------
+    displaces
+        Jobs of earlier runs that write the same files; they are ended before it is submitted.
     """
 
     __slots__ = (
         "directory",
+        "displaces",
         "fingerprint",
         "outcome",
         "reason",
@@ -53,6 +59,7 @@ class Job(xqute.Job):
         self._num_retries = spec.num_retries
         self.spec = spec
         self.directory = directory
+        self.displaces: list[Job] = []
         self.fingerprint = ""
         self.state = JobState.QUEUED
         self.reason = ""

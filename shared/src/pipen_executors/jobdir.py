@@ -13,6 +13,7 @@ The directories are the user's only (mode 0700): scripts may hold secrets.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,10 @@ from .spec import JobSpec
 JOB_DIRECTORIES: Final = Path(".snakemake", "pipen")
 """Where a workflow has its job directories, below one directory for each scheduler."""
 EVENTS: Final = ".events"
+OPEN: Final = ".open"
+"""Directory with a file for each job that has a record, named by the job's key; the file holds
+the path of the job directory below the root. So what earlier runs have left is found by listing
+one directory, however many jobs there have ever been."""
 INFO: Final = "job.info"
 """File that claims a submission, ``job.info.<token>``, and takes the wrapper's notes."""
 _PER_ATTEMPT: Final = (
@@ -58,6 +63,10 @@ class Record:
         Snakemake's shadow directory of the job.
     submitted
         Time of the submission, seconds since the epoch.
+    kept
+        ``update()`` outputs that were there before it.
+    direct
+        Whether the rule's own command was submitted (False: a second Snakemake).
     """
 
     token: str
@@ -68,6 +77,8 @@ class Record:
     products: tuple[str, ...]
     shadow_dir: str | None
     submitted: float
+    kept: tuple[str, ...] = ()
+    direct: bool = True
 
 
 _TIMES: Final = re.compile(r"^(\d+)m([\d.,]+)s (\d+)m([\d.,]+)s$", re.MULTILINE)
@@ -128,6 +139,8 @@ class JobDir:
             products=spec.products,
             shadow_dir=spec.shadow_dir,
             submitted=time.time(),
+            kept=spec.kept,
+            direct=spec.direct,
         )
         try:
             os.mkdir(self.path, 0o700)
@@ -139,8 +152,27 @@ class JobDir:
         self.write("job.script", spec.script)
         for name, content in spec.files.items():
             self.write(name, content)
+        self._list_as_open()
         self.write("job.record", json.dumps(asdict(record)))
         return record
+
+    @property
+    def key(self) -> str:
+        """The key of the job."""
+        return self.path.rpartition("-")[2]
+
+    @property
+    def _entry(self) -> str:
+        root = os.path.dirname(os.path.dirname(self.path))
+        return f"{root}/{OPEN}/{self.key}"
+
+    def _list_as_open(self) -> None:
+        below = "/".join(self.path.rsplit("/", 2)[-2:])
+        try:
+            _write(self._entry, below.encode(errors="surrogateescape"))
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self._entry), mode=0o700, exist_ok=True)
+            _write(self._entry, below.encode(errors="surrogateescape"))
 
     def _put_aside(self, attempt: int) -> None:
         """Clear away what an earlier attempt has left, so that all that is written is new.
@@ -165,13 +197,7 @@ class JobDir:
     def write(self, name: str, content: str | bytes) -> None:
         """Write one of the job's files, which must not be there, for the user only."""
         data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
-        descriptor = os.open(self.file(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            written = 0
-            while written < len(data):
-                written += os.write(descriptor, data[written:])
-        finally:
-            os.close(descriptor)
+        _write(self.file(name), data)
 
     def claim(self, token: str) -> bool:
         """Claim a submission before its wrapper does; False if the wrapper was first.
@@ -192,6 +218,8 @@ class JobDir:
         """Forget that the job is under way: its result has been taken in."""
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.file("job.record"), self.file("job.settled"))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._entry)
 
     # -- reading ---------------------------------------------------------------
 
@@ -202,8 +230,9 @@ class JobDir:
             return None
         try:
             data = json.loads(text)
-            return Record(**{**data, "products": tuple(data["products"])})
-        except (ValueError, TypeError, KeyError):
+            lists = {name: tuple(data.get(name, ())) for name in ("products", "kept")}
+            return Record(**{**data, **lists})
+        except (ValueError, TypeError, AttributeError):
             return None
 
     def read(self, name: str) -> str:
@@ -247,6 +276,38 @@ class JobDir:
         return tail(self.file(name), lines)
 
 
+def _write(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        written = 0
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+    finally:
+        os.close(descriptor)
+
+
+def is_open(root: str, key: str) -> bool:
+    """Tell whether a job is under way, or its result has not been taken in."""
+    return os.path.lexists(f"{root}/{OPEN}/{key}")
+
+
+def open_jobs(root: str) -> dict[str, tuple[JobDir, Record]]:
+    """Return the jobs that are under way, or whose results have not been taken in, by key."""
+    found = {}
+    try:
+        keys = os.listdir(f"{root}/{OPEN}")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    for key in keys:
+        with contextlib.suppress(FileNotFoundError):  # settled in this moment by another run
+            with open(f"{root}/{OPEN}/{key}", "rb") as stream:
+                below = stream.read().decode(errors="surrogateescape")
+            directory = JobDir(f"{root}/{below}")
+            if (record := directory.record()) is not None:
+                found[key] = directory, record
+    return found
+
+
 def tail(path: str, lines: int = 10) -> list[str]:
     """Return the last lines of a file without reading all of it; none if it cannot be read."""
     try:
@@ -270,6 +331,21 @@ def place(rule: str, label: str, key: str) -> str:
     return f"{name}/{label}-{key}"
 
 
+def root_below(workdir: Path) -> Path:
+    """Return where the job directories of the workflow in this working directory lie.
+
+    A setting that lies outside of the workflow's directory may be that of many workflows (in a
+    profile): each has a directory of its own below it.
+    """
+    here = os.getcwd()
+    path = Path(here, workdir)
+    if path.resolve().is_relative_to(here):
+        return path
+    digest = hashlib.sha256(os.fsencode(here)).hexdigest()[:10]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", os.path.basename(here))[:40].lstrip(".-")
+    return path / f"{name or 'workflow'}-{digest}"
+
+
 def prepare_root(root: Path) -> None:
     """Create the directory of a scheduler with its events directory.
 
@@ -280,6 +356,7 @@ def prepare_root(root: Path) -> None:
     """
     events = root / EVENTS
     events.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (root / OPEN).mkdir(exist_ok=True, mode=0o700)
     root.chmod(0o700)
     probe = events / f".probe-{secrets.token_hex(4)}"
     probe.touch()

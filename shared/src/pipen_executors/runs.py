@@ -15,7 +15,7 @@ import psutil
 
 from .exceptions import UserError
 from .history import HISTORY, VERSION
-from .jobdir import JOB_DIRECTORIES, JobDir
+from .jobdir import JOB_DIRECTORIES, JobDir, Record, open_jobs
 from .states import ExitReason, Phase, outcome_of
 
 
@@ -205,6 +205,8 @@ def roots_of(directory: Path) -> list[Path]:
     if (directory / HISTORY).exists():
         return [directory]
     found = sorted(path.parent for path in (directory / JOB_DIRECTORIES).glob(f"*/{HISTORY}"))
+    # Below an absolute --pipen-…-workdir each workflow has its own (jobdir.root_below).
+    found = found or sorted(path.parent for path in directory.glob(f"*/{HISTORY}"))
     if not found:
         raise UserError(
             f"no run of a pipen executor is known in {directory}: neither "
@@ -306,17 +308,16 @@ def look(run: Run) -> None:
     yet when it was killed is found by the records that it left.
     """
     if run.is_alive is False:
-        for path in run.root.glob("*/*/job.record"):
-            _find(run, path.parent)
+        for directory, record in open_jobs(str(run.root)).values():
+            _find(run, Path(directory.path), record)
     for job in run.jobs.values():
         if not job.phase.is_final:
             _look_at(job, here=run.here and run.host == socket.gethostname())
 
 
-def _find(run: Run, path: Path) -> None:
+def _find(run: Run, path: Path, record: Record) -> None:
     key = path.name.rpartition("-")[2]
-    record = JobDir(str(path)).record()
-    if record is None or key in run.jobs or record.submitted < run.begun:
+    if key in run.jobs or record.submitted < run.begun:
         return
     job = JobStory(run, key, record.rule, jobid=record.jobid, outputs=record.products)
     job.directory = f"{path.parent.name}/{path.name}"

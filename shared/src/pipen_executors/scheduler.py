@@ -416,10 +416,26 @@ class SchedulerPostInit(Base):
             tell_start=not self.starts_at_once,
             guard=self.kills_wrapper_only,
             sweep=not self.sweeps_sessions,
-            seen=lambda path: self.seen(path, job.spec.addresses.get(path, "")),
+            seen=self._seen_by(job),
             umask=_umask(),
         )
         return render(job.spec, context, self.job_environment(job))
+
+    def _seen_by(self, job: Job) -> Callable[[str], str]:
+        """Return what answers by which path a job sees a file of the workflow.
+
+        Relative paths begin where the job is, unless the setting ``cwd`` has put it elsewhere:
+        there the same names are not the workflow's files.
+        """
+        begin = self.working_directory(job.spec)
+        own = {os.path.abspath(path) for path in (begin, job.spec.shadow_dir or begin)}
+        moved = os.path.isabs(begin) and job.spec.cwd not in own
+
+        def seen(path: str) -> str:
+            found = self.seen(path, job.spec.addresses.get(path, ""))
+            return os.path.join(begin, found) if moved else found
+
+        return seen
 
     def wrapper_path(self, job: Job) -> str:
         """Return the path of a job's wrapper as the job sees it."""

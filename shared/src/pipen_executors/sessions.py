@@ -11,16 +11,20 @@ import contextlib
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
 from .exceptions import SchedulerError
 from .job import Job
 from .states import ExitReason, Outcome, Presence, Report
+
+_AFTER_KILL: Final = 5.0
+"""Seconds after SIGKILL, and after the last process that ended, until the others are given up."""
 
 
 class Sessions:
@@ -167,16 +171,30 @@ class Sessions:
         return outcomes
 
     async def kill(self, jobs: Sequence[Job], grace: float) -> None:
-        """End whole sessions: TERM, and KILL after ``grace`` seconds."""
+        """End whole sessions: TERM, and KILL after ``grace`` seconds.
+
+        Raises
+        ------
+        SchedulerError
+            If processes are left that KILL does not end: those of another user (sudo,
+            set-user-ID programs) may not be signalled (kill(2), EPERM), and one in an
+            uninterruptible system call ends when that returns.
+        """
         reports = self.query(jobs)
         sessions = {int(j.jid) for j, r in reports.items() if r.presence is Presence.RUNNING}
         self._swept |= sessions
         _signal_sessions(sessions, signal.SIGTERM)
         deadline = time.monotonic() + grace
+        fewest, given_up = sys.maxsize, deadline + _AFTER_KILL
         while remaining := _processes_of(sessions):
             self._reap()
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= deadline:
                 _signal_sessions(sessions, signal.SIGKILL)
+            if len(remaining) < fewest:
+                fewest, given_up = len(remaining), max(deadline, now) + _AFTER_KILL
+            elif now >= given_up:
+                raise SchedulerError(f"SIGKILL does not end {_described(remaining)}")
             await asyncio.sleep(0.02 if len(remaining) < 100 else 1.0)
 
 
@@ -211,6 +229,16 @@ def _processes_of(sessions: set[int]) -> list[int]:
             if os.getsid(pid) in sessions and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
                 found.append(pid)
     return found
+
+
+def _described(pids: Sequence[int]) -> str:
+    """Return what a person must know of processes to deal with them."""
+    told = []
+    for pid in pids[:10]:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            told.append(f"process {pid} ({process.name()}, user {process.username()})")
+    return ", ".join(told) + (" …" if len(pids) > 10 else "")
 
 
 def _signal_sessions(sessions: set[int], number: signal.Signals) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .work import ScriptFile, words_of
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -68,6 +70,8 @@ class JobSpec:
     env
         Environment variables to set, or (None) to remove, beside those that the
         node has.
+    work
+        What the job does, as far as its rule says it (:mod:`pipen_executors.work`).
     volatile
         Texts in script and files that are others in every run, and no part of what the
         job does.
@@ -83,6 +87,8 @@ class JobSpec:
         elsewhere (``SchedulerPostInit.seen``).
     removable, removable_dirs
         Outputs that are removed before the command runs a second time.
+    kept
+        ``update()`` outputs that are there already.
     measured
         Whether what the command uses is measured while it runs (``benchmark:``).
     shadow_dir
@@ -122,6 +128,7 @@ class JobSpec:
     direct: bool = True
     why_respawned: str = ""
     env: Mapping[str, str | None] = field(default_factory=dict)
+    work: str = ""
     volatile: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -129,6 +136,7 @@ class JobSpec:
     addresses: Mapping[str, str] = field(default_factory=dict)
     removable: tuple[str, ...] = ()
     removable_dirs: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     measured: bool = False
     shadow_dir: str | None = None
     tmpdir_of_node: bool = False
@@ -162,16 +170,20 @@ class JobSpec:
         another fingerprint the rule or its inputs have changed in between.
         """
         digest = hashlib.sha256()
-        for part in (*self.argv, self.cwd, *self.files):
+        # A second Snakemake is told on its command line how to run, and a file what to.
+        files = sorted(self.files) if self.direct else []
+        for part in (self.work, *self.argv, self.cwd, *files):
             digest.update(part.encode(errors="surrogateescape") + b"\0")
-        # The second Snakemake's command line has sets in it, in any order.
-        script = self.script if self.direct else "\n".join(sorted(self.script.split()))
+        contents = [self.script.encode(errors="surrogateescape")] if self.direct else []
         # As with `env`, what the environment happens to be makes it no other work.
-        files = [content for name, content in self.files.items() if not name.endswith(".env")]
-        for content in (script.encode(errors="surrogateescape"), *files):
+        contents += [self.files[name] for name in files if not name.endswith(".env")]
+        for content in contents:
+            if isinstance(content, ScriptFile):
+                digest.update(content.work.encode(errors="surrogateescape") + b"\0")
+                continue
             for text in self.volatile:
                 content = content.replace(text.encode(errors="surrogateescape"), b"")
-            digest.update(content + b"\0")
+            digest.update(words_of(content) + b"\0")
         for path in self.inputs:
             try:
                 stat = os.stat(os.path.join(self.base, path))

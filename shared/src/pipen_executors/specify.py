@@ -22,11 +22,12 @@ from .group import (
     unprotect,
     why_group_not_direct,
 )
-from .jobdir import JobDir
+from .jobdir import JobDir, Record
 from .layers import asked_for
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
 from .spec import JobSpec, Resources
 from .units import parse_megabytes
+from .work import places_of, work_of
 
 if TYPE_CHECKING:
     from .executor import PipenExecutor
@@ -164,16 +165,17 @@ class Specifier:
                     f"Rule {spec.rule} is run by a second Snakemake: {why}."
                 )
             self._fill_respawned(job, spec)
+        spec.work = work_of(job, self._workflow)
         spec.volatile = self._volatile(job)
         self._scheduler.check(spec)
         return spec
 
     def _volatile(self, job: Any) -> tuple[str, ...]:
-        """Return what is another in every run: a directory of Snakemake's, numbers of jobs."""
-        cache = str(self._workflow.sourcecache.runtime_cache_path)
-        if job.is_group():
-            return cache, str(job.jobid), str(job.groupid)
-        return cache, f'"jobid": {job.jobid}'
+        """Return what may be another in every run: numbers of jobs, where things are kept."""
+        cache = self._workflow.sourcecache
+        places = (cache.runtime_cache_path, cache.cache_path, *places_of(job, self._workflow))
+        numbers = (job.jobid, job.groupid) if job.is_group() else (f'"jobid": {job.jobid}',)
+        return tuple(sorted({str(text) for text in (*places, *numbers) if text}, key=len))[::-1]
 
     def _outline(self, job: Any) -> tuple[JobSpec, str]:
         """Return the specification of a job without its command, and how it is to run."""
@@ -354,6 +356,7 @@ class Specifier:
 
     def prepare(self, job: Any, spec: JobSpec) -> None:
         """Do what Snakemake does before a direct job: remove old outputs, make directories."""
+        spec.kept = tuple(map(str, _updated(job)))
         if not spec.direct:
             return
         if job.is_group():
@@ -364,15 +367,26 @@ class Specifier:
             if job.shadow_dir:
                 self.use_shadow(job, spec, job.shadow_dir)
 
-    def take_back(self, job: Any, spec: JobSpec) -> None:
-        """Undo what a start of a direct job may have done that ``prepare()`` does not undo."""
+    def take_back(self, job: Any, spec: JobSpec, record: Record | None) -> None:
+        """Undo what a start of a direct job may have done that ``prepare()`` does not undo.
+
+        Parameters
+        ----------
+        job
+            The job.
+        spec
+            Its specification.
+        record
+            The submission that is given up, if there was one.
+        """
         if not spec.direct:
             return
         if job.is_group():
             unprotect(job)
         for file in _updated(job):
-            if not self._workflow.persistence.restore_output(Path(file)):
-                # Without a copy of before there was no file before.
+            restored = self._workflow.persistence.restore_output(Path(file))
+            # What was there before and has no copy was not touched: the job never started.
+            if not restored and record is not None and str(file) not in record.kept:
                 shutil.rmtree(file) if os.path.isdir(file) else os.unlink(file)
         if spec.shadow_dir:
             shutil.rmtree(spec.shadow_dir, ignore_errors=True)
@@ -405,10 +419,6 @@ class Specifier:
         spec.script = self._format_jobscript(job, command)
         spec.argv = ("/bin/sh",)
         members = list(job.jobs) if job.is_group() else [job]
-        # Part of what makes the job this very work (see JobSpec.fingerprint).
-        code = [member.rule.shellcmd or member.rule.run_func_src or "" for member in members]
-        properties = "\n".join([job.properties(), *code])
-        spec.files = {**spec.files, "job.properties": properties.encode()}
         if self._scheduler.brings_files:
             self._fill_files(job, spec)
             spec.inputs += self._sources()

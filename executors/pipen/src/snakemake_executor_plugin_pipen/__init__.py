@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from pipen_executors.executor import Lane, PipenExecutor
-from pipen_executors.jobdir import JOB_DIRECTORIES, JobDir
+from pipen_executors.jobdir import JOB_DIRECTORIES, JobDir, root_below
 from pipen_executors.settings import READERS, Checked, read
 from pipen_executors.settings import ExecutorSettings as SharedSettings
 from pipen_executors.spec import JobSpec
@@ -89,14 +89,14 @@ class Executor(PipenExecutor):
 
     def root(self, name: str, checked: Checked) -> Path:
         """Return where the job directories of a lane lie: each lane has its own."""
-        return Path.cwd() / (checked.workdir or JOB_DIRECTORIES) / name
+        return root_below(checked.workdir or JOB_DIRECTORIES) / name
 
     @classmethod
     def roots(cls, settings: SharedSettings) -> list[Path]:
         """Return where job directories of earlier runs may lie, on whichever lane."""
         above = JOB_DIRECTORIES
         if settings.workdir:
-            above = read("--pipen-workdir", settings.workdir, READERS["workdir"])
+            above = root_below(read("--pipen-workdir", settings.workdir, READERS["workdir"]))
         return sorted(path for path in above.iterdir()) if above.is_dir() else []
 
     def settings_of(self, lane: Lane) -> list[tuple[str, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -37,9 +37,17 @@ Target = Annotated[
 ]
 
 
+def current(runs: Sequence[Run]) -> list[Run]:
+    """Return, of the runs of one scheduler, the latest and any other that is under way."""
+    return [run for run in runs[:-1] if run.over is None and run.is_alive] + list(runs[-1:])
+
+
 def latest_runs(directory: Path) -> list[Run]:
-    """Return the latest run of each scheduler, brought up to date from the job directories."""
-    runs = [run for root in roots_of(directory) for run in read_runs(root)[-1:]]
+    """Return the latest run of each scheduler, brought up to date from the job directories.
+
+    Runs that are under way at the same time (``--nolock``) are all returned.
+    """
+    runs = [run for root in roots_of(directory) for run in current(read_runs(root))]
     for run in runs:
         look(run)
     return runs
@@ -50,7 +58,7 @@ def all_runs(directory: Path) -> list[Run]:
     runs = []
     for root in roots_of(directory):
         of_root = read_runs(root)
-        for run in of_root[-1:]:
+        for run in current(of_root):
             look(run)
         runs += of_root
     return sorted(runs, key=lambda run: run.begun)

@@ -18,7 +18,16 @@ from ..jobdir import JobDir
 from ..runs import JobStory, Run, read_runs, roots_of
 from ..settings import read
 from ..units import parse_seconds
-from .common import AsJson, Directory, choose, console, latest_runs, print_json, unfinished
+from .common import (
+    AsJson,
+    Directory,
+    choose,
+    console,
+    current,
+    latest_runs,
+    print_json,
+    unfinished,
+)
 
 _PATIENCE: Final = 90.0
 
@@ -64,12 +73,13 @@ def cancel(
 
 def _through_run(run: Run, keys: Sequence[str]) -> None:
     """Ask a run, and wait until it has heard."""
-    asked = [requests.ask_to_cancel(str(run.root), key) for key in keys]
+    asked = [requests.ask_to_cancel(str(run.root), run.id, key) for key in keys]
     deadline = time.monotonic() + _PATIENCE
     while any(map(os.path.exists, asked)):
         if time.monotonic() > deadline or run.is_alive is False:
             for path in filter(os.path.exists, asked):
                 os.unlink(path)
+            requests.close(str(run.root), run.id)
             raise UserError(
                 f"the run (process {run.pid} on {run.host}) has not answered. If it is no more, "
                 f"run this command on {run.host}: there that can be seen."
@@ -105,7 +115,7 @@ def clean(
     removed: list[str] = []
     for root in roots_of(directory):
         runs = read_runs(root)
-        for run in runs[-1:]:
+        for run in current(runs):
             if run.is_alive is not False:
                 where = f"process {run.pid} on {run.host}"
                 raise UserError(f"a run is under way in {root} ({where}); nothing was removed")
