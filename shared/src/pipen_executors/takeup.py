@@ -186,8 +186,9 @@ async def is_taken_in(jobs: Sequence[Any], rc: int | None, direct: bool, persist
     """
     from snakemake.io import is_flagged
 
-    if any(any(await persistence.incomplete(job)) for job in jobs):
-        return False
+    for job in jobs:
+        if any(await persistence.incomplete(job)):
+            return False
     if rc == 0 and direct:
         return not any(persistence.external_jobids(job) for job in jobs)
     described = False
