@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipen_executors.exceptions import SettingError
+from pipen_executors.exceptions import SettingError, UserError
 from pipen_executors.spec import JobSpec, Resources
 from pipen_executors.units import parse_options
 from snakemake_executor_plugin_pipen_slurm.directives import command_line, sbatch_options
@@ -22,6 +22,8 @@ def spec(
     runtime: int | None = None,
     gpu: int | None = None,
     defaulted: tuple[str, ...] = (),
+    assumed: tuple[str, ...] = (),
+    overwritten: tuple[str, ...] = (),
     **extra: Any,
 ) -> JobSpec:
     resources = Resources(
@@ -30,7 +32,9 @@ def spec(
         runtime=runtime,
         gpus=gpu,
         extra=extra,
-        defaulted=frozenset(defaulted),
+        defaulted=frozenset(defaulted + assumed),
+        assumed=frozenset(assumed),
+        overwritten=frozenset(overwritten),
     )
     return job_spec("a", resources=resources, options=parse_options(options or {}))
 
@@ -91,7 +95,7 @@ def test_every_resource_name(asked: dict[str, Any], expected: str) -> None:
 
 
 def test_what_follows_from_asking_for_gpus() -> None:
-    assert words(gpu=1, threads=4) == ["--gpus=1", "--cpus-per-task=4"]
+    assert sorted(words(gpu=1, threads=4)) == ["--cpus-per-task=4", "--gpus=1"]
     assert "--cpus-per-task=4" not in words(gpu=1, threads=4, cpus_per_gpu=2)
     assert words(gpu=0) == BARE
 
@@ -101,50 +105,131 @@ def test_negative_number_of_cpus_asks_for_no_such_option() -> None:
     assert words(gpu=1, cpus_per_gpu=-1, threads=4) == ["--gpus=1"]
 
 
-def test_mpi_wants_tasks_in_one_way() -> None:
-    with pytest.raises(SettingError, match="one of the two"):
+def test_mpi_wants_tasks() -> None:
+    with pytest.raises(UserError, match="Rule a has a resource mpi"):
         words(mpi="srun")
-    with pytest.raises(SettingError, match="tasks and tasks_per_node"):
-        words(mpi="srun", tasks=2, tasks_per_node=2)
+    both = words(mpi="srun", tasks=4, tasks_per_node=2)
+    assert {"--ntasks=4", "--ntasks-per-node=2"} <= set(both), "at most two on a node"
+    assert "--ntasks=1" not in words(tasks_per_node=4, nodes=2), "8, not one"
 
 
 @pytest.mark.parametrize(
     ("asked", "names"),
     [
         ({"mem_mb": 100, "mem_mb_per_cpu": 100}, ("mem_mb (100M)", "mem_mb_per_cpu (100M)")),
-        ({"gpu": 1, "gres": "gpu:1"}, ("gpu (1)", "gres (gpu:1)")),
-        ({"options": "mem=1G mem_per_gpu=1G"}, ("mem (1G)", "mem-per-gpu (1G)")),
-        ({"options": "cpus_per_task=1 cpus-per-gpu=1"}, ("cpus-per-task", "cpus-per-gpu")),
+        ({"mem_mb": 1, "mem_mb_per_gpu": 2, "gpu": 1}, ("mem_mb (1M)", "mem_mb_per_gpu (2M)")),
+        ({"options": "ntasks-per-gpu=1 gpus-per-task=1"}, ("ntasks-per-gpu", "gpus-per-task")),
+        ({"options": "mem=1G mem_per_gpu=1G"}, ("mem (1G)", "mem_per_gpu (1G)")),
+        ({"options": "cpus_per_task=1 cpus-per-gpu=1"}, ("cpus_per_task", "cpus-per-gpu")),
     ],
 )
 def test_options_that_exclude_each_other(asked: dict[str, Any], names: tuple[str, str]) -> None:
-    with pytest.raises(SettingError) as raised:
+    with pytest.raises(UserError, match="takes only one") as raised:
         words(**asked)
     for name in names:
         assert name in str(raised.value)
-    assert "rule a" in str(raised.value)
+    assert "Rule a" in str(raised.value)
+    assert "sbatch(1)" in str(raised.value)
 
 
-def test_default_memory_gives_way_to_memory_per_cpu() -> None:
-    """--default-resources always has mem_mb; a rule's own mem_mb_per_cpu is meant."""
-    assert "--mem-per-cpu=10M" in words(mem_mb=1000, mem_mb_per_cpu=10, defaulted=("mem_mb",))
-    assert "--mem=1000M" in words(mem_mb=1000, defaulted=("mem_mb",))
+class TestWhoseValueCounts:
+    """The option, --set-resources, the rule, --default-resources, Snakemake's own default."""
+
+    ORDER = ("assumed", "defaulted", "", "overwritten")
+
+    @pytest.mark.parametrize("lower", [0, 1, 2])
+    def test_memory(self, lower: int) -> None:
+        for higher in range(lower + 1, len(self.ORDER)):
+            for low, high, option in (
+                ("mem_mb", "mem_mb_per_cpu", "--mem-per-cpu=7M"),
+                ("mem_mb_per_cpu", "mem_mb", "--mem=7M"),
+            ):
+                whose: dict[str, Any] = {}
+                for name, level in ((low, self.ORDER[lower]), (high, self.ORDER[higher])):
+                    if level:
+                        whose[level] = (name,)
+                given = words(**{low: 5, high: 7}, **whose)
+                assert [word for word in given if word.startswith("--mem")] == [option]
+
+    @pytest.mark.parametrize(
+        ("asked", "default", "there", "gone"),
+        [
+            ({"gpu": 2, "gres": "gpu:a100:1"}, "gres", "--gpus=2", "--gres"),
+            ({"gpu": 2, "gres": "gpu:1,lscratch:5"}, "gres", "--gres=lscratch:5", "gpu:1"),
+            ({"gpu": 2, "gres": "lscratch:5"}, "gres", "--gres=lscratch:5", "nothing"),
+            ({"gpu": 2, "gres": "gpu:a100:1"}, "gpu", "--gres=gpu:a100:1", "--gpus"),
+            ({"gpu": 0, "gres": "gpu:a100:1"}, "gres", "--ntasks=1", "--gres"),
+            ({"tasks": 2, "tasks_per_node": 4}, "tasks_per_node", "--ntasks=2", "per-node"),
+            ({"tasks": 2, "tasks_per_node": 4}, "tasks", "--ntasks-per-node=4", "--ntasks="),
+            ({"mem_mb": 5, "mem_mb_per_gpu": 4, "gpu": 1}, "mem_mb_per_gpu", "--mem=5M", "per-gpu"),
+            ({"mem_mb": 5, "slurm_extra": "--mem-per-cpu=1G"}, "slurm_extra", "--mem=5M", "1G"),
+            ({"runtime": 5, "slurm_extra": "--time=9"}, "slurm_extra", "--time=5", "--time=9"),
+        ],
+    )
+    def test_the_rule_before_the_default(
+        self, asked: dict[str, Any], default: str, there: str, gone: str
+    ) -> None:
+        given = words(**asked, defaulted=(default,))
+        assert there in given
+        assert not any(gone in word for word in given)
+
+    def test_the_option_before_all(self) -> None:
+        given = words("mem_per_cpu=1G gpus_per_node=2", mem_mb=5, gpu=1, overwritten=("mem_mb",))
+        assert "--mem-per-cpu=1G" in given
+        assert "--gpus-per-node=2" in given
+        assert not {"--mem=5M", "--gpus=1"} & set(given)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"gpu": 1, "gpu_model": "a100-sxm4.40gb"}, "--gpus=a100-sxm4.40gb:1"),
+        ({"gpu": 3, "gpu_text": "a100:2,v100:1"}, "--gpus=a100:2,v100:1"),
+        ({"gpu": 1, "gres": "gpu:nvidia_a100-pcie.3g:1"}, "--gres=gpu:nvidia_a100-pcie.3g:1"),
+        ({"gpu": 1, "gres": "lscratch:10"}, "--gres=lscratch:10"),
+        ({"gpu": 1, "gres": "lscratch:10"}, "--gpus=1"),
+        ({"gres": "bandwidth:lustre:no_consume:4G"}, "--gres=bandwidth:lustre:no_consume:4G"),
+        ({"constraint": "[rack1|rack2]"}, "--constraint=[rack1|rack2]"),
+        ({"constraint": "[(knl&flat)*2&haswell*1]"}, "--constraint=[(knl&flat)*2&haswell*1]"),
+        ({"nodes": "1-4"}, "--nodes=1-4"),
+        ({"nodes": 0}, "--nodes=0"),
+        ({"runtime": 0}, "--time=0"),
+        ({"mem_mb": 0}, "--mem=0M"),
+        ({"slurm_qos": "high,low"}, "--qos=high,low"),
+        ({"tasks_per_gpu": 0, "gpu": 1}, "--gpus=1"),
+        ({"options": {"exclude": "n[1-3]"}}, "--exclude=n[1-3]"),
+        ({"options": "mail-type=END,FAIL"}, "--mail-type=END,FAIL"),
+        ({"options": "requeue=yes"}, "--requeue"),
+        ({"options": "exclusive=on"}, "--exclusive"),
+        ({"options": "exclusive=user"}, "--exclusive=user"),
+        ({"options": "kill-on-invalid-dep=true"}, "--kill-on-invalid-dep=yes"),
+        ({"options": "nice=0"}, "--nice=0"),
+    ],
+)
+def test_what_sbatch_takes_goes_through(asked: dict[str, Any], expected: str) -> None:
+    if text := asked.get("gpu_text"):
+        resources = Resources(gpus=asked["gpu"], extra={"gpu": text})
+        assert expected in command_line(sbatch_options(job_spec("a", resources=resources)))
+    else:
+        assert expected in words(**asked)
+
+
+@pytest.mark.parametrize("option", ["parsable=true", "wait=no", "test-only=off", "requeue=0"])
+def test_options_that_change_nothing(option: str) -> None:
+    assert words(option) == BARE
 
 
 @pytest.mark.parametrize(
     ("asked", "where", "right"),
     [
-        ({"nodes": 0}, "resource nodes of rule a", "1 or more"),
-        ({"nodes": "two"}, "resource nodes of rule a", "whole number"),
+        ({"nodes": "two"}, "resource nodes of rule a", "range such as 1-4 (sbatch(1), --nodes)"),
         ({"tasks": "x"}, "resource tasks of rule a", "whole number"),
         ({"cpus_per_task": "x"}, "resource cpus_per_task of rule a", "whole number"),
         ({"mem_mb_per_cpu": "much"}, "resource mem_mb_per_cpu of rule a", "4G"),
-        ({"gres": "gpu 1"}, "resource gres of rule a", "gpu:a100:2"),
-        ({"gpu": 1, "gpu_model": "a b"}, "resource gpu_model of rule a", "a100"),
         ({"slurm_extra": "nonsense"}, "resource slurm_extra of rule a", "dash"),
         ({"slurm_extra": "--a 'b"}, "resource slurm_extra of rule a", "quoted"),
-        ({"options": "array=1-5"}, "option array of rule a", "itself"),
-        ({"slurm_extra": "--wrap=true"}, "option wrap of rule a", "itself"),
+        ({"options": "array=1-5"}, "option array of rule a", "makes arrays"),
+        ({"slurm_extra": "--wrap=true"}, "option wrap of rule a", "a script of its own"),
     ],
 )
 def test_values_that_cannot_be_right(asked: dict[str, Any], where: str, right: str) -> None:

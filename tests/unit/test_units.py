@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from pipen_executors.units import (
     one_of,
+    parse_gpus,
     parse_megabytes,
+    parse_minutes,
     parse_options,
     parse_path,
     parse_rate,
@@ -181,3 +183,33 @@ class TestPaths:
         assert parse_path("b", profile, called) == called / "b"
         assert parse_path("neither", profile, called) == called / "neither"
         assert parse_path("x") == Path("x")
+
+
+@pytest.mark.parametrize(
+    ("value", "minutes"),
+    [
+        (0, 0),
+        (5, 5),
+        ("5", 5),
+        (0.2, 1),
+        (2.6, 3),
+        ("UNLIMITED", 0),
+        ("infinite", 0),
+        (-1, 0),
+        ("2h", 120),
+    ],
+)
+def test_minutes(value: object, minutes: int) -> None:
+    assert parse_minutes(value) == minutes  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["", "soon", -5, "nan", True])
+def test_no_minutes(value: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse_minutes(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["", "a100", ":2", "a100:x", -1, 1.5, True, "a100:2,"])
+def test_no_number_of_gpus(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a number of GPUs"):
+        parse_gpus(value)  # type: ignore[arg-type]

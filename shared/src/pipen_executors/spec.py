@@ -23,13 +23,18 @@ class Resources:
     mem_mb, disk_mb
         Memory and scratch space in MiB-sized megabytes, as Snakemake counts them.
     runtime
-        Wall time in minutes.
+        Wall time in minutes; 0 for no limit.
     gpus
         Number of GPUs.
     extra
-        All other resources of the rule by name, untranslated.
+        All other resources of the rule by name, untranslated; with them ``gpu``, where it
+        is a text that names types of GPUs too (``a100:2``).
     defaulted
         Names of resources that the rule did not ask for: ``--default-resources`` did.
+    assumed
+        Those of them that the user did not ask for either: Snakemake's own defaults.
+    overwritten
+        Names of resources that ``--set-resources`` asks for.
     """
 
     threads: int = 1
@@ -39,6 +44,8 @@ class Resources:
     gpus: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     defaulted: frozenset[str] = frozenset()
+    assumed: frozenset[str] = frozenset()
+    overwritten: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

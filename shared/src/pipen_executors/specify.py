@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ from .jobdir import JobDir, Record
 from .layers import asked_for
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
 from .spec import JobSpec, Resources
-from .units import parse_megabytes
+from .units import parse_gpus, parse_megabytes, parse_minutes
 from .work import places_of, work_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ RULE_SETTINGS: Final = (
     "options",
 )
 """Settings that a rule may set for itself, as a resource ``pipen_<name>``."""
+
+_STANDARD_NAMES: Final = {
+    name + unit: f"{name}_mb" for name in ("mem", "disk") for unit in ("", "_mb", "_mib")
+}
+"""What Snakemake calls memory and scratch space, whatever they are called in the rule."""
 
 LANE_RESOURCES: Final = ("pipen_profile", "pipen_scheduler")
 """Resources that send a rule to one of several schedulers (``--executor pipen``)."""
@@ -251,8 +257,8 @@ class Specifier:
         for name, reader in (
             ("mem_mb", parse_megabytes),
             ("disk_mb", parse_megabytes),
-            ("runtime", lambda value: max(1, round(float(value)))),
-            ("gpu", int),
+            ("runtime", parse_minutes),
+            ("gpu", parse_gpus),
         ):
             value = asked.get(name)
             if value is not None and not _is_tbd(value):
@@ -260,7 +266,8 @@ class Specifier:
         extra = {
             name: value
             for name, value in asked.items()
-            if not name.startswith("_") and name not in known and not _is_tbd(value)
+            if not name.startswith("_") and not _is_tbd(value)
+            if name not in known or (name == "gpu" and not _is_number(value))
         }
         return Resources(
             threads=max(1, job.threads),
@@ -270,6 +277,8 @@ class Specifier:
             gpus=known.get("gpu"),
             extra=extra,
             defaulted=defaulted,
+            assumed=self._assumed(defaulted),
+            overwritten=self._overwritten(job),
         )
 
     def _defaulted(self, rule: Any) -> frozenset[str]:
@@ -282,7 +291,23 @@ class Specifier:
             for name in rule.resources
             if not name.startswith("_")
             and name in defaults
-            and rule.resources[name].raw == defaults[name].raw
+            and _is_same(rule.resources[name], defaults[name])
+        )
+
+    def _overwritten(self, job: Any) -> frozenset[str]:
+        """Return the resources of a job or group that --set-resources asks for."""
+        members = job.jobs if job.is_group() else [job]
+        overwritten = self._workflow.resource_settings.overwrite_resources
+        names = chain.from_iterable(overwritten.get(member.rule.name, ()) for member in members)
+        return frozenset(_STANDARD_NAMES.get(name, name) for name in names)
+
+    def _assumed(self, defaulted: frozenset[str]) -> frozenset[str]:
+        """Return those of the defaults that are Snakemake's own and not the user's."""
+        defaults = self._workflow.resource_settings.default_resources
+        return frozenset(
+            name
+            for name in defaulted & set(_STANDARD_NAMES.values())
+            if defaults[name].raw is None or "(2*input.size" in str(defaults[name].raw)
         )
 
     # -- direct ------------------------------------------------------------------------------
@@ -479,6 +504,16 @@ def _addresses(jobs: Iterable[Any]) -> dict[str, str]:
     """Return where the files of jobs lie in Snakemake's storage, by their path here."""
     files = chain.from_iterable(chain(job.input, job.output, job.log) for job in jobs)
     return {str(file): file.storage_object.query for file in files if file.is_storage}
+
+
+def _is_same(resource: Any, default: Any) -> bool:
+    """Tell whether a resource of a rule is a default: by its text, or by its function."""
+    value, usual = (getattr(r, "_value", None) for r in (resource, default))
+    return bool(resource.raw == default.raw and (value == usual or not callable(usual)))
+
+
+def _is_number(value: Any) -> bool:
+    return re.fullmatch(r"\d+(\.0*)?", str(value).strip()) is not None
 
 
 def _is_tbd(value: Any) -> bool:

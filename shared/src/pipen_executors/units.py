@@ -114,6 +114,39 @@ def parse_seconds(value: str | int | float) -> float:
     return seconds_read
 
 
+def parse_minutes(value: str | int | float) -> int:
+    """Read a time limit in minutes, as Snakemake counts them; 0 is no limit.
+
+    The words are those of sbatch(1), ``--time``.
+    """
+    text = str(value).strip().lower()
+    if text in ("unlimited", "infinite", "-1"):
+        return 0
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = parse_seconds(text) / 60 if text else -1.0
+    if not 0 <= minutes < 1e8:
+        raise ValueError("expected minutes, or 0 for no limit")
+    return max(1, round(minutes)) if minutes else 0
+
+
+def parse_gpus(value: str | int) -> int:
+    """Read a number of GPUs, also from a text with their types, as sbatch(1) has it (``--gpus``).
+
+    >>> parse_gpus(2), parse_gpus("a100:2"), parse_gpus("a100:2,v100:1")
+    (2, 2, 3)
+    """
+    total = 0
+    for item in str(value).split(","):
+        kind, _, number = item.strip().rpartition(":")
+        match = re.fullmatch(r"(\d+)(?:\.0*)?", number, re.ASCII)
+        if match is None or (":" in item and not kind):
+            raise ValueError("expected a number of GPUs such as 2 or a100:2")
+        total += int(match[1])
+    return total
+
+
 def parse_megabytes(value: str | int | float) -> int:
     """Read an amount of memory: megabytes, or a number with a unit.
 

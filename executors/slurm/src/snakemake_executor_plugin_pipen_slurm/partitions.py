@@ -16,6 +16,8 @@ Among the partitions that can take a job, the one whose limits it fills best is 
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import inf
@@ -77,20 +79,21 @@ class Partition:
     def _demands(self, spec: JobSpec, options: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
         resources, given = spec.resources, spec.resources.extra
         tasks = float(given.get("tasks") or 0)
+        unlimited = resources.runtime == 0
         for wanted, limit in (
-            (resources.runtime, self.max_runtime),
-            (resources.mem_mb, self.max_mem_mb),
-            (given.get("mem_mb_per_cpu"), self.max_mem_mb_per_cpu),
+            (inf if unlimited else resources.runtime, self.max_runtime),
+            (_megabytes(options.get("mem")), self.max_mem_mb),
+            (_megabytes(options.get("mem-per-cpu")), self.max_mem_mb_per_cpu),
             (options.get("cpus-per-task"), self.max_cpus_per_task),
             (options.get("cpus-per-gpu"), self.max_cpus_per_gpu),
             (max(resources.threads, options.get("cpus-per-task") or 0), self.max_threads),
-            (given.get("nodes"), self.max_nodes),
+            (_least_nodes(options.get("nodes")), self.max_nodes),
             (tasks, self.max_tasks),
             (given.get("tasks_per_node"), self.max_tasks_per_node),
             (tasks if given.get("mpi") else None, self.max_mpi_tasks),
             (asked_gpus(spec)[0], self.max_gpu or 0.5),
         ):
-            if wanted:
+            if wanted and limit != inf:
                 yield float(wanted), limit
 
 
@@ -104,6 +107,19 @@ def asked_gpus(spec: JobSpec) -> tuple[int, str]:
             count = int(more.pop()) if more and more[-1].isdigit() else 1
             return count, more[0] if more else ""
     return 0, ""
+
+
+def _megabytes(option: Any) -> int:
+    """Read what an option asks for; 0 where it asks for nothing, or says it as only sbatch can."""
+    with contextlib.suppress(ValueError):
+        return parse_megabytes(option) if option else 0
+    return 0
+
+
+def _least_nodes(option: Any) -> int:
+    """Return the smaller number of a range of nodes."""
+    match = re.match(r"\d+", str(option or ""))
+    return int(match[0]) if match else 0
 
 
 def _minutes(value: Any) -> float:
