@@ -29,8 +29,8 @@ def queue_lines(release: str, name: str) -> str:
     """
     lines = []
     for line in recorded(release, f"{name}.out").splitlines():
-        jid, _, _, state, _, nodes, reason, _ = line.split("|", 7)
-        lines.append(f"{jid}|{state}|{nodes}|{reason}\n")
+        jid, _, _, state, _, nodes, reason, comment = line.split("|", 7)
+        lines.append(f"{jid}|{state}|{nodes}|{reason}|name|{comment}\n")
     return "".join(lines)
 
 
@@ -41,6 +41,6 @@ def accounting_lines(release: str, name: str) -> str:
     """
     lines = []
     for line in recorded(release, f"{name}.out").splitlines():
-        jid, state, exit_code, _, _, nodes, _, end, *_ = line.split("|")
-        lines.append(f"{jid}|{state}|{exit_code}|{nodes}|{end}\n")
+        jid, state, exit_code, _, _, nodes, _, end, _, comment = line.split("|", 9)
+        lines.append(f"{jid}|{state}|{exit_code}|{nodes}|{end}|1700000000|{comment}\n")
     return "".join(lines)

@@ -7,7 +7,7 @@ import pytest
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.states import ExitReason, Outcome, Presence
 from snakemake_executor_plugin_pipen_slurm import parse
-from snakemake_executor_plugin_pipen_slurm.commands import by_cluster, clean_environment
+from snakemake_executor_plugin_pipen_slurm.commands import by_cluster
 from snakemake_executor_plugin_pipen_slurm.ends import (
     Facts,
     Standing,
@@ -88,14 +88,14 @@ def test_waits_for_a_limit_end_some_time(release: str, name: str) -> None:
 
 @pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
 def test_held_after_a_launch_that_failed(release: str, reason: str) -> None:
-    (entry,) = parse.queue(f"7|PENDING||{reason}\n").values()
+    (entry,) = parse.queue(f"7|PENDING||{reason}|name|\n").values()
     assert entry.dead_end is not None
     assert entry.dead_end.reason is ExitReason.LAUNCH_FAILURE
 
 
 def test_nothing_and_noise(release: str) -> None:
     assert parse.queue(recorded(release, "squeue-empty.out")) == {}
-    assert parse.queue("CLUSTER: pipentest\n7|RUNNING|n1|None\n").keys() == {"7"}
+    assert parse.queue("CLUSTER: pipentest\n7|RUNNING|n1|None|name|a|b\n").keys() == {"7"}
 
 
 # -- ends ------------------------------------------------------------------------------
@@ -118,7 +118,8 @@ ENDS = {
 @pytest.mark.parametrize("name", ENDS)
 def test_accounting(release: str, name: str) -> None:
     reason, rc, words = ENDS[name]
-    (outcome,) = parse.accounting(accounting_lines(release, f"sacct-end-{name}")).values()
+    (ended,) = parse.accounting(accounting_lines(release, f"sacct-end-{name}")).values()
+    outcome = ended.outcome
     assert (outcome.reason, outcome.rc) == (reason, rc)
     assert words in outcome.detail
 
@@ -126,7 +127,7 @@ def test_accounting(release: str, name: str) -> None:
 def test_accounting_names_who_cancelled_each_task(release: str) -> None:
     outcomes = parse.accounting(accounting_lines(release, "sacct-end-array-cancelled"))
     assert len(outcomes) == 4
-    by_root = [jid for jid, outcome in outcomes.items() if "by root" in outcome.detail]
+    by_root = [jid for jid, end in outcomes.items() if "by root" in end.outcome.detail]
     assert len(by_root) == 3, "one task was cancelled by its owner"
 
 
@@ -134,7 +135,8 @@ def test_accounting_that_has_only_the_state_yet(release: str) -> None:
     """Registered after its cancellation; the record of its end says by whom, a moment later."""
     line = accounting_lines(release, "sacct-end-CANCELLED-by-root").strip()
     assert parse.accounting(line)
-    early = "|".join([*line.replace(" by 0", "").split("|")[:-1], "Unknown"])
+    jid, _, exit_code, nodes, _, *rest = line.split("|")
+    early = "|".join([jid, "CANCELLED", exit_code, nodes, "Unknown", *rest])
     assert parse.accounting(early) == {}
 
 
@@ -144,7 +146,7 @@ def test_accounting_that_has_only_the_state_yet(release: str) -> None:
 def test_accounting_of_jobs_that_have_not_ended(release: str, name: str) -> None:
     outcomes = parse.accounting(accounting_lines(release, name))
     # Accounting may be ahead of slurmctld, which still cleans up.
-    assert all(outcome.reason is ExitReason.CANCELLED for outcome in outcomes.values())
+    assert all(end.outcome.reason is ExitReason.CANCELLED for end in outcomes.values())
     if name != "sacct-completing":
         assert outcomes == {}
 
@@ -349,13 +351,11 @@ def test_arrays_are_cancelled_as_arrays(release: str) -> None:
     assert parse.compress(["8_2"], whole) == ["8_2"]
 
 
-def test_clusters_and_environment(release: str) -> None:
+def test_clusters(release: str) -> None:
     assert by_cluster(["7", "8_0;big", "8_1;big"]) == {
         "": {"7": "7"},
         "big": {"8_0": "8_0;big", "8_1": "8_1;big"},
     }
-    env = {"SLURM_CONF": "c", "SLURM_JOB_ID": "1", "SBATCH_ACCOUNT": "a", "PATH": "p"}
-    assert clean_environment(env) == {"SLURM_CONF": "c", "SBATCH_ACCOUNT": "a", "PATH": "p"}
 
 
 # -- what jobs used --------------------------------------------------------------------

@@ -75,4 +75,5 @@ class Executor(PipenExecutor):
             scontrol=checked.command("scontrol"),
             partitions=partitions,
             exclude_failed_nodes=settings.exclude_failed_nodes,
+            warn=lambda text: run.on_message(text, warning=True),
         )

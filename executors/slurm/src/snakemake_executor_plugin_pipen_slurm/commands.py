@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.process import run
-from pipen_executors.states import Outcome
 
 from . import parse
 from .directives import Options, command_line
@@ -42,7 +42,8 @@ class Commands:
     async def submit(self, options: Options, script: str) -> tuple[str, str]:
         """Submit a script; return the job's id, and its cluster where one was named."""
         words = [self.sbatch, "--parsable", *command_line(options)]
-        return parse.submitted_id(await _said(words, stdin=script))
+        env = submission_environment(os.environ, options)
+        return parse.submitted_id(await _said(words, stdin=script, env=env))
 
     async def queue(
         self, jids: Iterable[str], *, ended_too: bool = False
@@ -73,18 +74,19 @@ class Commands:
         pairs = (line.partition("|") for line in (await _said(words)).splitlines())
         return {jid: comment for jid, _, comment in pairs if mark in comment}
 
-    async def accounting(self, jids: Iterable[str]) -> dict[str, Outcome]:
+    async def accounting(self, jids: Iterable[str]) -> dict[str, parse.Ended]:
         """Ask sacct how jobs ended; those of which it has not heard are left out."""
-        found: dict[str, Outcome] = {}
+        found: dict[str, parse.Ended] = {}
         for cluster, members in by_cluster(jids).items():
-            words = [self.sacct, "-X", "--noheader", "--parsable2", *cluster_option(cluster)]
+            words = [self.sacct, "--allocations", "--noheader", "--parsable2"]
+            words += cluster_option(cluster)
             words.append(f"--format={parse.SACCT_FORMAT}")
             for chunk in _in_chunks(sorted(members), _IDS_PER_QUERY):
                 try:
                     ends = parse.accounting(await _said([*words, f"--jobs={','.join(chunk)}"]))
                 except SchedulerError as error:
                     raise TransientError(str(error)) from None
-                found |= {members[jid]: outcome for jid, outcome in ends.items() if jid in members}
+                found |= {members[jid]: end for jid, end in ends.items() if jid in members}
         return found
 
     async def used(self, jids: Iterable[str]) -> dict[str, parse.Used]:
@@ -110,9 +112,10 @@ class Commands:
             await _said([self.scancel, "--quiet", *cluster_option(cluster), *ids])
 
 
-async def _said(words: Sequence[str], stdin: str = "") -> str:
+async def _said(words: Sequence[str], stdin: str = "", env: Mapping[str, str] | None = None) -> str:
     """Run a command; return what it prints."""
-    done = await run(words, stdin=stdin, env=clean_environment(os.environ))
+    env = clean_environment(os.environ) if env is None else env
+    done = await run(words, stdin=stdin, env=env)
     if done.rc != 0:
         raise parse.refusal(done.stderr, os.path.basename(words[0]))
     return done.stdout
@@ -136,14 +139,54 @@ def cluster_option(cluster: str) -> list[str]:
     return [f"--clusters={cluster}"] if cluster else []
 
 
-def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for Slurm's commands that works inside an allocation.
+_HOW_TO_REACH: Final = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+"""Variables that say where Slurm is, and who asks (sbatch(1), slurm.conf(5), jwt)."""
+_OF_COMMANDS: Final = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_")
+_CLUSTERS: Final = ("SBATCH_CLUSTERS", "SLURM_CLUSTERS")
+_NEVER_FOR_SBATCH: Final = (*_CLUSTERS, "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SLURM_TIME_FORMAT")
+"""What would make of a submission something else than was asked for: an array, a command that
+waits for the job."""
 
-    There, SLURM_* variables describe the surrounding job, and sbatch would take them for
-    options (sbatch(1), INPUT ENVIRONMENT VARIABLES). SBATCH_* are the user's defaults.
+
+def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which Slurm's commands answer what is asked, and nothing else.
+
+    A user's variables change the format, choose among the jobs, or ask back (squeue(1),
+    sacct(1), scancel(1), scontrol(1) and sinfo(1), each under ENVIRONMENT VARIABLES). Times
+    come as seconds since the epoch.
     """
-    kept = ("SLURM_CONF", "SLURM_TIME_FORMAT")
-    return {k: v for k, v in env.items() if not k.startswith("SLURM_") or k in kept}
+    kept = {
+        name: value
+        for name, value in env.items()
+        if not name.startswith(_OF_COMMANDS) or name in _HOW_TO_REACH
+    }
+    return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+
+
+def submission_environment(env: Mapping[str, str], options: Options) -> dict[str, str]:
+    """Return the environment for sbatch, which the job will have too.
+
+    ``SBATCH_*`` are the user's own defaults, and mean what they mean to sbatch: options of the
+    command line win (sbatch(1), INPUT ENVIRONMENT VARIABLES). Inside an allocation, ``SLURM_*``
+    variables describe the surrounding job, and sbatch would take some for options of the new
+    one.
+    """
+    left_out = set(_NEVER_FOR_SBATCH)
+    if "cpus-per-task" in options:  # sbatch does not let the command line win here
+        left_out.add("SBATCH_CPUS_PER_GPU")
+    theirs: tuple[str, ...] = ("SLURM_ARRAY_",)
+    if "SLURM_JOB_ID" in env or "SLURM_JOBID" in env:
+        theirs = ("SLURM_", "SBATCH_MEM_BIND", "SBATCH_CPU_BIND")
+    return {
+        name: value
+        for name, value in env.items()
+        if name in _HOW_TO_REACH or not (name in left_out or name.startswith(theirs))
+    }
+
+
+def usual_clusters(env: Mapping[str, str]) -> str:
+    """Return the clusters that the user's environment names; empty if it names none."""
+    return next((env[name] for name in _CLUSTERS if env.get(name)), "")
 
 
 def _in_chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

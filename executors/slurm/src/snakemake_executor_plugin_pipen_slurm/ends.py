@@ -51,6 +51,8 @@ def from_queue(facts: Facts) -> Outcome | Standing | None:
         return said
     if entry.presence is Presence.PENDING:
         return Standing.AGAIN
+    if not entry.is_known:
+        return Standing.UNSETTLED if facts.rc is None else said
     if entry.presence is Presence.RUNNING:
         # The wrapper empties its exit status when it is started once more.
         again = entry.state != "COMPLETING" and facts.rc is None

@@ -19,9 +19,14 @@ from pipen_executors.states import ExitReason, Outcome, Presence
 
 from .tables import ENDS, NEVER, PRESENCE
 
-SQUEUE_FORMAT: Final = "%i|%T|%N|%r"
-"""Job (array task) id, state, nodes, reason; the reason is free text and comes last."""
-SACCT_FORMAT: Final = "JobID,State,ExitCode,NodeList,End"
+SQUEUE_FORMAT: Final = "%i|%T|%N|%r|%j|%k"
+"""Job (array task) id, state, nodes, reason, name, comment; the comment is free text and comes
+last."""
+SACCT_FORMAT: Final = "JobID,State,ExitCode,NodeList,End,Submit,Comment"
+"""What :func:`accounting` reads; the comment is kept by few sites (slurm.conf(5),
+AccountingStoreFlags)."""
+MARK: Final = re.compile(r"\(pipen [0-9a-f]+\.(\w+)\.(\d+)\)")
+"""What a submission has in its comment: a token, that of its first job, and how many jobs it is."""
 SACCT_USED_FORMAT: Final = "JobID,State,ExitCode,ElapsedRaw,TotalCPU,MaxRSS,ReqMem,AllocCPUS"
 
 _TRANSIENT: Final = (
@@ -102,11 +107,40 @@ class QueueEntry:
     state: str
     nodes: str
     reason: str
+    name: str = ""
+    comment: str = ""
 
     @property
     def presence(self) -> Presence:
-        """Whether the job waits, runs, or has ended."""
-        return PRESENCE.get(self.state, Presence.GONE)
+        """Whether the job waits, runs, or has ended.
+
+        A state that a later release of Slurm may have is taken for running: the job is there.
+        """
+        return PRESENCE.get(self.state, Presence.RUNNING if not self.is_known else Presence.GONE)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the state is one of squeue(1)'s, JOB STATE CODES."""
+        return self.state in PRESENCE or self.state in ENDS
+
+    def is_of(self, token: str, name: str) -> bool:
+        """Tell whether it is a job's entry, and not that of another one with the same id.
+
+        Slurm uses its ids again, in the order of years or when it has lost its state. An array
+        has the token of its first job. Where a site puts something else into comments, the name
+        has to do.
+
+        Parameters
+        ----------
+        token
+            Of the job's submission.
+        name
+            What the job's name in the queue begins with.
+        """
+        if marks := MARK.findall(self.comment):
+            marked, count = marks[-1]
+            return int(count) > 1 if "_" in self.jid else bool(marked == token)
+        return self.name.startswith(name)
 
     @property
     def dead_end(self) -> Outcome | None:
@@ -125,14 +159,43 @@ def queue(text: str) -> dict[str, QueueEntry]:
     """Read squeue in :data:`SQUEUE_FORMAT` with ``--array``."""
     entries = {}
     for line in text.splitlines():
-        fields = line.strip().split("|", 3)
-        if len(fields) == 4:
-            jid, state, nodes, reason = fields
-            entries[jid] = QueueEntry(jid, state, nodes, "" if reason == "None" else reason)
+        fields = line.strip().split("|", 5)
+        if len(fields) == 6:
+            jid, state, nodes, reason, name, comment = fields
+            reason = "" if reason == "None" else reason
+            entries[jid] = QueueEntry(jid, state, nodes, reason, name, comment)
     return entries
 
 
-def accounting(text: str) -> dict[str, Outcome]:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What accounting has of an ended job: its end, when it was submitted, and its comment.
+
+    ``submitted`` is in seconds since the epoch, or None where that cannot be read.
+    """
+
+    outcome: Outcome
+    submitted: float | None
+    comment: str
+
+    def is_of(self, token: str, since: float) -> bool:
+        """Tell whether it is a job's record, and not an older one of the same id.
+
+        Parameters
+        ----------
+        token
+            Of the job's submission.
+        since
+            Time before which it was not submitted, in seconds since the epoch.
+        """
+        if marks := MARK.findall(self.comment):
+            marked, count = marks[-1]
+            if int(count) == 1 and marked != token:
+                return False
+        return self.submitted is None or self.submitted >= since
+
+
+def accounting(text: str) -> dict[str, Ended]:
     """Read ``sacct --parsable2`` in :data:`SACCT_FORMAT`: how jobs ended.
 
     Jobs that have not ended for accounting, or were requeued, are left out. Where slurmctld
@@ -141,13 +204,14 @@ def accounting(text: str) -> dict[str, Outcome]:
     """
     outcomes = {}
     for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) < 5:
+        fields = line.strip().split("|", 6)
+        if len(fields) < 7:
             continue
-        jid, state, exit_code, nodes, end = fields[:5]
+        jid, state, exit_code, nodes, end, submit, comment = fields
         outcome = ending(state, exit_code, nodes)
         if outcome is not None and end != "Unknown":
-            outcomes[jid] = outcome
+            submitted = float(submit) if submit.isdecimal() else None
+            outcomes[jid] = Ended(outcome, submitted, comment)
     return outcomes
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from xqute.schedulers.slurm_scheduler import SlurmScheduler as XquteSlurmScheduler
@@ -22,14 +22,18 @@ from pipen_executors.spec import JobSpec
 from pipen_executors.states import ExitReason, Outcome, Report, Tentative
 
 from . import parse
-from .commands import Commands
+from .commands import Commands, usual_clusters
 from .directives import sbatch_options
 from .ends import Facts, Standing, forgotten, from_queue, refine, wants_accounting
 from .partitions import Partition, choose
-from .submission import Submissions
+from .submission import Submissions, queue_name
 
 _LARGEST_ARRAY = 2000
 """Tasks of an array at most, whatever the site allows: their wrappers' paths go with it."""
+
+
+_CLOCK_SKEW = 600.0
+"""Seconds by which the clocks of this machine and of slurmctld may differ."""
 
 
 class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
@@ -43,6 +47,8 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         Partitions with their limits, to choose from for rules that name none.
     exclude_failed_nodes
         Whether nodes that failed a job are left out in further submissions.
+    warn
+        Shows a line to the user.
     """
 
     jid_expression = '"${PIPEN_JID:-$SLURM_JOB_ID$PIPEN_SLURM_CLUSTER}"'  # set for arrays
@@ -58,6 +64,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         scontrol: str = "scontrol",
         partitions: Sequence[Partition] = (),
         exclude_failed_nodes: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -68,6 +75,9 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         self._submissions = Submissions(self._slurm)
         self._room = _LARGEST_ARRAY
         self._hopeless: set[Job] = set()
+        self._warn = warn
+        self._unknown_states: set[str] = set()
+        self._submitted_here: set[str] = set()
 
     # -- submission --------------------------------------------------------------------
 
@@ -78,7 +88,11 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
     def options_of(self, spec: JobSpec) -> dict[str, Any]:
         """Return sbatch's options of a job, with the partition chosen if none is named."""
         options = sbatch_options(spec)
-        if self._partitions and "partition" not in options:
+        # Later questions about the job have to name its cluster too.
+        if "clusters" not in options and (clusters := usual_clusters(os.environ)):
+            options["clusters"] = clusters
+        named = "partition" in options or os.environ.get("SBATCH_PARTITION")
+        if self._partitions and not named:
             options["partition"] = choose(self._partitions, spec, options)
         if self._failed_nodes:
             given = [options["exclude"]] if "exclude" in options else []
@@ -127,6 +141,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
                 answers |= dict.fromkeys(part, error)
             else:
                 answers |= dict(zip(part, jids, strict=True))
+                self._submitted_here.update(jids)
                 self._room = min(2 * self._room, _LARGEST_ARRAY)
             rest = rest[len(part) :]
         return answers
@@ -138,12 +153,10 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
 
         A job that waits for what will not come is given up when it does so twice in a row.
         """
-        entries = await self._slurm.queue(job.jid for job in jobs)
+        entries = await self._own_entries(jobs)
         reports, hopeless = {}, set()
-        for job in jobs:
-            entry = entries.get(job.jid)
-            if entry is None:
-                continue
+        for job, entry in entries.items():
+            self._mind_state(entry)
             outcome = entry.dead_end
             if outcome is not None:
                 hopeless.add(job)
@@ -152,6 +165,32 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
             reports[job] = Report(entry.presence, entry.reason, outcome)
         self._hopeless = hopeless
         return reports
+
+    async def _own_entries(
+        self, jobs: Sequence[Job], *, ended_too: bool = False
+    ) -> dict[Job, parse.QueueEntry]:
+        """Return the lines of squeue that are those of jobs, not of others with the same ids."""
+        found = await self._slurm.queue((job.jid for job in jobs), ended_too=ended_too)
+        return {
+            job: entry
+            for job in jobs
+            if (entry := found.get(job.jid)) is not None
+            and (job.jid in self._submitted_here or entry.is_of(job.token, self._name(job)))
+        }
+
+    def _name(self, job: Job) -> str:
+        """Return what a job's name in the queue begins with."""
+        name = self.options_of(job.spec).get("job-name")
+        return str(name or queue_name(self.jobname_prefix, job.spec.rule))
+
+    def _mind_state(self, entry: parse.QueueEntry) -> None:
+        """Say once of each state that is not known here how it is taken."""
+        if not entry.is_known and entry.state not in self._unknown_states:
+            self._unknown_states.add(entry.state)
+            self._warn(
+                f"Slurm has job {entry.jid} in the state {entry.state}, which pipen-slurm does not "
+                "know; it is taken for running."
+            )
 
     async def explain_jobs(
         self, jobs: Sequence[Job]
@@ -162,7 +201,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         """
         said = {job: parse.step_message("\n".join(tail(self._step_log(job)))) for job in jobs}
         try:
-            entries = await self._slurm.queue((job.jid for job in jobs), ended_too=True)
+            entries = await self._own_entries(jobs, ended_too=True)
         except TransientError as error:
             return {
                 job: hint if hint is not None and hint.reason in parse.FINAL else error
@@ -171,19 +210,19 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         facts = {}
         for job in jobs:
             started = bool(job.directory.info(job.token))
-            facts[job] = Facts(entries.get(job.jid), said[job], job.directory.rc(), started)
+            facts[job] = Facts(entries.get(job), said[job], job.directory.rc(), started)
         answers = {job: from_queue(known) for job, known in facts.items()}
         unclear = [job for job in jobs if wants_accounting(answers[job], facts[job])]
         unreached: dict[Job, TransientError] = {}
         lagging: set[Job] = set()
         if unclear and await self._slurm.has_accounting():
             try:
-                ends = await self._slurm.accounting(job.jid for job in unclear)
+                ends = await self._accounting(unclear)
             except TransientError as error:
                 unreached = {job: error for job in unclear if answers[job] is None}
             else:
-                answers |= {job: ends[job.jid] for job in unclear if job.jid in ends}
-                lagging = {job for job in unclear if job.jid not in ends}
+                answers |= ends
+                lagging = set(unclear) - ends.keys()
         else:
             answers |= {job: forgotten(facts[job]) for job in unclear if answers[job] is None}
         known_ends: dict[Job, Outcome | Tentative | TransientError | None] = dict(unreached)
@@ -195,6 +234,16 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
                 known_ends[job] = Tentative(outcome) if job in lagging else outcome
                 self._note_node(job, outcome, facts[job].entry)
         return known_ends
+
+    async def _accounting(self, jobs: Sequence[Job]) -> dict[Job, Outcome]:
+        """Ask sacct how jobs ended; records that are older than the submission are others'."""
+        found = await self._slurm.accounting(job.jid for job in jobs)
+        return {
+            job: end.outcome
+            for job in jobs
+            if (end := found.get(job.jid)) is not None
+            and end.is_of(job.token, job.record.submitted - _CLOCK_SKEW if job.record else 0.0)
+        }
 
     async def accounted(self, jids: Sequence[str], since: float) -> Mapping[str, Mapping[str, Any]]:
         """Return what sacct has of ended jobs, if the site keeps accounts."""
@@ -225,7 +274,16 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
     # -- cancellation --------------------------------------------------------------------
 
     async def kill_jobs(self, jobs: Sequence[Job]) -> None:
-        """Cancel jobs with one scancel, arrays as arrays."""
+        """Cancel jobs with one scancel, arrays as arrays.
+
+        Those of earlier runs only if they are still in the queue, by their mark.
+        """
+        earlier = [job for job in jobs if job.jid not in self._submitted_here]
+        if earlier:
+            own = await self._own_entries(earlier)
+            jobs = [job for job in jobs if job in own or job.jid in self._submitted_here]
+        if not jobs:
+            return
         await self._slurm.cancel((job.jid for job in jobs), self._submissions.array_sizes)
 
     async def stop(self) -> None:

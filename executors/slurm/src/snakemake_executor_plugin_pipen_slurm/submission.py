@@ -132,10 +132,15 @@ class Submissions:
                     await self._slurm.cancel([jid + suffix for jid in left], {})
 
 
+def queue_name(prefix: str, rule: str) -> str:
+    """Return what the names in the queue of a rule's jobs begin with."""
+    return f"{prefix}-{rule}"
+
+
 def _own_options(jobs: Sequence[Job], prefix: str, workdir: str) -> dict[str, Any]:
     """Return the options that the user may replace."""
     first = jobs[0].spec
-    name = f"{prefix}-{first.rule}"
+    name = queue_name(prefix, first.rule)
     if len(jobs) == 1 and first.wildcards:
         name += f"-{first.label}"
     options = {
