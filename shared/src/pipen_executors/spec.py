@@ -7,9 +7,19 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from .work import ScriptFile, words_of
+
+
+class Origin(IntEnum):
+    """Who asks for a resource; of several ways to ask for the same thing, the highest counts."""
+
+    SNAKEMAKE = 0
+    DEFAULT = 1
+    RULE = 2
+    OVERWRITTEN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,14 @@ class Resources:
     defaulted: frozenset[str] = frozenset()
     assumed: frozenset[str] = frozenset()
     overwritten: frozenset[str] = frozenset()
+
+    def origin(self, name: str) -> Origin:
+        """Return who asks for a resource, of which the names above tell."""
+        if name in self.overwritten:
+            return Origin.OVERWRITTEN
+        if name in self.assumed:
+            return Origin.SNAKEMAKE
+        return Origin.DEFAULT if name in self.defaulted else Origin.RULE
 
 
 @dataclass(slots=True)

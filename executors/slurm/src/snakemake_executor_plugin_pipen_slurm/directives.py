@@ -13,12 +13,11 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from math import ceil
 from typing import Any, Final
 
 from pipen_executors.exceptions import SettingError, UserError
-from pipen_executors.spec import JobSpec
+from pipen_executors.spec import JobSpec, Origin
 from pipen_executors.units import parse_megabytes, parse_switch, whole_number
 
 Options = dict[str, Any]
@@ -102,15 +101,9 @@ _OURS: Final[Mapping[str, str]] = {
 """Options that cannot be passed on, and why."""
 
 
-class _Level(IntEnum):
-    """Where a value comes from; of several ways to ask for the same thing, the highest wins."""
-
-    FILLED_IN = 0
-    ASSUMED = 1
-    DEFAULT = 2
-    RULE = 3
-    OVERWRITTEN = 4
-    OPTION = 5
+_FILLED_IN: Final = -1
+_OPTION: Final = max(Origin) + 1
+"""Levels below and above those of resources (:class:`~pipen_executors.spec.Origin`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +112,7 @@ class _Wish:
 
     option: str
     value: Any
-    level: _Level
+    level: int
     source: str
 
     @property
@@ -169,7 +162,7 @@ def _resolved(wishes: Iterable[_Wish]) -> dict[str, _Wish]:
         present = [chosen[name] for name in group if name in chosen]
         # What a gres asks for besides GPUs is no alternative to anything.
         present = [w for w in present if w.option != "gres" or _is_gres_for_gpus(w)]
-        highest = max((wish.level for wish in present), default=_Level.OPTION)
+        highest = max((wish.level for wish in present), default=_OPTION)
         for wish in present:
             if wish.level < highest:
                 _take_away(chosen, wish)
@@ -193,25 +186,20 @@ def _take_away(wishes: dict[str, _Wish], wish: _Wish) -> None:
             wishes["gres"] = _Wish("gres", ",".join(items), wish.level, wish.source)
 
 
-def _level(spec: JobSpec, name: str) -> _Level:
-    resources = spec.resources
-    if name in resources.overwritten:
-        return _Level.OVERWRITTEN
-    if name in resources.assumed:
-        return _Level.ASSUMED
-    return _Level.DEFAULT if name in resources.defaulted else _Level.RULE
-
-
 def _from_resources(spec: JobSpec) -> Iterator[_Wish]:
     """Yield what resources ask for, but for tasks and processors."""
     resources, given = spec.resources, spec.resources.extra
     for name, (option, reader) in PLAIN.items():
         if given.get(name) is not None and given[name] != "":
-            yield _Wish(option, _read(spec, name, given[name], reader), _level(spec, name), name)
+            yield _Wish(
+                option, _read(spec, name, given[name], reader), spec.resources.origin(name), name
+            )
     if resources.mem_mb is not None:
-        yield _Wish("mem", f"{resources.mem_mb}M", _level(spec, "mem_mb"), "mem_mb")
+        yield _Wish("mem", f"{resources.mem_mb}M", spec.resources.origin("mem_mb"), "mem_mb")
     if resources.runtime is not None:
-        yield _Wish("time", str(ceil(resources.runtime)), _level(spec, "runtime"), "runtime")
+        yield _Wish(
+            "time", str(ceil(resources.runtime)), spec.resources.origin("runtime"), "runtime"
+        )
     yield from _gpus(spec)
 
 
@@ -225,7 +213,7 @@ def _read(spec: JobSpec, name: str, value: Any, reader: Callable[[Any], Any]) ->
 def _gpus(spec: JobSpec) -> Iterator[_Wish]:
     given, count = spec.resources.extra, spec.resources.gpus
     model, text = given.get("gpu_model"), given.get("gpu")
-    level = _level(spec, "gpu" if count is not None else "gpu_model")
+    level = spec.resources.origin("gpu" if count is not None else "gpu_model")
     if text is not None:  # with the types in it: a100:2
         yield _Wish("gpus", str(text), level, "gpu")
     elif model:
@@ -246,7 +234,7 @@ def _tasks(spec: JobSpec, *, gpu: bool) -> Iterator[_Wish]:
 
     def wish(option: str, name: str, value: int | None) -> Iterator[_Wish]:
         if value is not None:
-            yield _Wish(option, value, _level(spec, name), name)
+            yield _Wish(option, value, spec.resources.origin(name), name)
 
     mpi = bool(given.get("mpi"))
     if mpi and given.get("tasks") is None and given.get("tasks_per_node") is None:
@@ -264,7 +252,7 @@ def _tasks(spec: JobSpec, *, gpu: bool) -> Iterator[_Wish]:
         yield from wish("ntasks-per-node", "tasks_per_node", per_node)
         yield from wish("ntasks", "tasks", tasks)
         if per_node is None and tasks is None:
-            yield _Wish("ntasks", 1, _Level.FILLED_IN, "one task")
+            yield _Wish("ntasks", 1, _FILLED_IN, "one task")
     # A negative number asks for no such option: some sites forbid it, as in the slurm plugin.
     per_task = number("cpus_per_task", _any_whole)
     cpus_per_gpu = number("cpus_per_gpu", _any_whole)
@@ -274,12 +262,12 @@ def _tasks(spec: JobSpec, *, gpu: bool) -> Iterator[_Wish]:
     elif gpu and cpus_per_gpu is not None:
         yield from wish("cpus-per-gpu", "cpus_per_gpu", cpus_per_gpu if cpus_per_gpu > 0 else None)
     else:
-        yield _Wish("cpus-per-task", spec.resources.threads, _Level.FILLED_IN, "threads")
+        yield _Wish("cpus-per-task", spec.resources.threads, _FILLED_IN, "threads")
 
 
 def _given_options(spec: JobSpec) -> Iterator[_Wish]:
     for name, value in spec.options.items():
-        yield from _option(spec, name, value, _Level.OPTION)
+        yield from _option(spec, name, value, _OPTION)
 
 
 def _extra(spec: JobSpec) -> Iterator[_Wish]:
@@ -312,12 +300,12 @@ def _extra(spec: JobSpec) -> Iterator[_Wish]:
             problem = f"{word!r} is no option of sbatch; each begins with a dash"
             raise SettingError(where, text, problem)
     is_default = "slurm_extra" in spec.resources.defaulted
-    level = _Level.DEFAULT if is_default else _Level.OPTION
+    level = Origin.DEFAULT if is_default else _OPTION
     for name, value in options.items():
         yield from _option(spec, name, value, level)
 
 
-def _option(spec: JobSpec, name: str, value: Any, level: _Level) -> Iterator[_Wish]:
+def _option(spec: JobSpec, name: str, value: Any, level: int) -> Iterator[_Wish]:
     """Yield one option as sbatch spells it, unless it says what is so in any case."""
     option = _long(name)
     if option in _FLAGS:
