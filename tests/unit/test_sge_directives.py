@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipen_executors.exceptions import SettingError
+from pipen_executors.exceptions import SettingError, UserError
 from pipen_executors.spec import JobSpec, Resources
 from pipen_executors.units import parse_options
 from snakemake_executor_plugin_pipen_sge.directives import (
@@ -27,8 +27,11 @@ def spec(
 ) -> JobSpec:
     """Return a job that asks for something."""
     known = {name: resources.pop(name, None) for name in ("runtime", "gpus", "disk_mb")}
+    whose: dict[str, Any] = {
+        name: frozenset(resources.pop(name, ())) for name in ("defaulted", "overwritten")
+    }
     return job_spec(
-        resources=Resources(threads=threads, mem_mb=mem_mb, extra=resources, **known),
+        resources=Resources(threads=threads, mem_mb=mem_mb, extra=resources, **known, **whose),
         options=parse_options(options),
     )
 
@@ -46,6 +49,7 @@ def line(job: JobSpec, site: Site = SMP) -> str:
         ({"mem_mb": 1000, "threads": 3}, "-pe smp 3 -l h_vmem=334M"),
         ({"mem_mb_per_cpu": "2G", "threads": 3}, "-pe smp 3 -l h_vmem=2048M"),
         ({"runtime": 90}, "-l h_rt=5400"),
+        ({"runtime": 0}, "-l h_rt=INFINITY"),
         ({"time": "1:30"}, "-l h_rt=5400"),
         ({"time": "00:01:30"}, "-l h_rt=90"),
         ({"time": 20}, "-l h_rt=1200"),
@@ -144,7 +148,8 @@ def test_memory_is_divided_by_the_slots_that_are_asked_for() -> None:
     [
         (spec("t=1-5"), "option t of rule r"),
         (spec("S=/bin/zsh"), "option S of rule r"),
-        (spec("terse=true"), "option terse of rule r"),
+        (spec("terse=false verify=true"), "option verify of rule r"),
+        (spec("sync=y"), "option sync of rule r is 'y': .* the end of a job is waited for"),
         (spec(sge_priority="high"), "resource sge_priority of rule r"),
         (spec(sge_priority=2000), "resource sge_priority of rule r"),
         (spec(sge_requeue="maybe"), "resource sge_requeue of rule r"),
@@ -157,6 +162,59 @@ def test_memory_is_divided_by_the_slots_that_are_asked_for() -> None:
 def test_what_cannot_be_right(job: JobSpec, words: str) -> None:
     with pytest.raises(SettingError, match=words):
         qsub_options(job, SMP)
+
+
+@pytest.mark.parametrize(
+    ("resources", "requests"),
+    [
+        ({"mem_mb": 5, "mem_mb_per_cpu": 7, "defaulted": ["mem_mb"]}, {"h_vmem": "7M"}),
+        ({"mem_mb": 5, "mem_mb_per_cpu": 7, "defaulted": ["mem_mb_per_cpu"]}, {"h_vmem": "5M"}),
+        ({"mem_mb": 5, "mem_mb_per_cpu": 7, "overwritten": ["mem_mb"]}, {"h_vmem": "5M"}),
+        ({"runtime": 1, "time": 2, "defaulted": ["runtime"]}, {"h_rt": "120"}),
+        ({"runtime": 1, "time": 2, "defaulted": ["time"]}, {"h_rt": "60"}),
+        ({"runtime": 1, "sge_resources": "h_rt=9"}, {"h_rt": "9"}),
+        ({"runtime": 1, "sge_resources": "h_rt=9", "defaulted": ["runtime"]}, {"h_rt": "9"}),
+        (
+            {"runtime": 1, "sge_resources": "h_rt=9,lic=1", "defaulted": ["sge_resources"]},
+            {"h_rt": "60", "lic": "1"},
+        ),
+    ],
+)
+def test_the_rule_before_the_default(resources: Any, requests: dict[str, str]) -> None:
+    assert qsub_options(spec(**resources), SMP)["l"] == requests
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"mem_mb": 5, "mem_mb_per_cpu": 7}, r"mem_mb_per_cpu \(7\) and mem_mb \(5\)"),
+        ({"runtime": 1, "time": 2}, r"runtime \(1\) and time \(2\)"),
+    ],
+)
+def test_two_of_the_rules_own(resources: Any, words: str) -> None:
+    with pytest.raises(UserError, match=f"Rule r asks for {words}; give only one"):
+        qsub_options(spec(**resources), SMP)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("j=true", "-j y"),
+        ("j=no", "-j n"),
+        ("R=on", "-R y"),
+        ("r=1", "-r y"),
+        ("notify=yes", "-notify"),
+        ("notify=off", ""),
+        ("V=1", "-V"),
+        ("h=true", "-h"),
+        ("S=/bin/bash", ""),
+        ("t=1-1", ""),
+        ("terse=true sync=no b=n now=false shell=y verify=no clear=0", ""),
+        ("binding=linear:1", "-binding linear:1"),
+    ],
+)
+def test_switches_and_options_that_change_nothing(option: str, words: str) -> None:
+    assert line(spec(option)) == words
 
 
 def test_names_of_resources() -> None:

@@ -102,8 +102,11 @@ def test_no_reasons(release: str) -> None:
 
 def test_submitted_id(release: str) -> None:
     assert parse.submitted_id(recorded(release, "qsub-single.out")).isdigit()
-    assert "." not in parse.submitted_id(recorded(release, "qsub-array.out"))
-    assert parse.submitted_id("Welcome!\n17.1-4:1\n") == "17"
+    assert "." not in parse.submitted_id(recorded(release, "qsub-array.out"), array=True)
+    assert parse.submitted_id("Welcome!\n17.1-4:1\n", array=True) == "17"
+    with pytest.raises(parse.UnaskedArray, match="sge_request") as raised:
+        parse.submitted_id("17.1-4:1\n")
+    assert raised.value.jid == "17"
     said = 'Your job-array 613815.1-4:1 ("x") has been submitted\n'
     assert parse.submitted_id(said) == "613815"
     with pytest.raises(SchedulerError, match="no job id"):

@@ -111,4 +111,5 @@ class Executor(PipenExecutor):
                 disk=checked.read("disk", resource_names),
             ),
             host_timeout=checked.read("host_timeout", parse_seconds),
+            warn=lambda text: run.on_message(text, warning=True),
         )

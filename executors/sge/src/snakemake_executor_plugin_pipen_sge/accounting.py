@@ -5,6 +5,7 @@ Sources: accounting(5), sge_status(5), queue_conf(5), Grid Engine 8.1.9 and its 
 
 from __future__ import annotations
 
+import calendar
 import re
 import signal
 import time
@@ -93,11 +94,11 @@ def used(record: Record, *, virtual: bool) -> dict[str, Any]:
 
 
 def parse_time(text: str) -> float | None:
-    """Read a local time in one of the forms of the releases; None if it is none."""
+    """Read a time of UTC in one of the forms of the releases; None if it is none."""
     plain = text.strip().partition(".")[0]
     for form in ("%a %b %d %H:%M:%S %Y", "%m/%d/%Y %H:%M:%S"):
         try:
-            return time.mktime(time.strptime(plain, form))
+            return float(calendar.timegm(time.strptime(plain, form)))
         except ValueError:
             continue
     return None

@@ -6,13 +6,14 @@ profiles written for it go on working; docs/sge.md lists each with its option.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipen_executors.exceptions import SettingError
+from pipen_executors.exceptions import SettingError, UserError
 from pipen_executors.spec import JobSpec
 from pipen_executors.units import parse_megabytes, parse_switch
 
@@ -59,7 +60,7 @@ def _yes_or_no(value: Any) -> str:
 def _priority(value: Any) -> str:
     text = str(value).strip()
     if not re.fullmatch(r"[+-]?\d+", text) or not -1023 <= int(text) <= 1024:
-        raise ValueError("expected a whole number, -1023 to 1024")
+        raise ValueError("expected a whole number, -1023 to 1024 (qsub(1), -p)")
     return str(int(text))
 
 
@@ -80,9 +81,24 @@ PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
 }
 """Resources that stand for one option each, with the check of the value."""
 
-_OURS: Final = frozenset(
-    ["t", "terse", "S", "sync", "b", "C", "now", "shell", "inherit", "verify", "clear"]
-)
+_FLAGS: Final = frozenset(["V", "clear", "h", "notify", "terse", "verify"])
+"""Options that are given without a value, or not at all (qsub(1))."""
+_YES_NO: Final = frozenset(["R", "b", "inherit", "j", "now", "r", "shell", "sync"])
+"""Options whose value is ``y`` or ``n``, of which qsub knows no other words than yes and no."""
+_OURS: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    "C": (("", '""'), "no line of a script of pipen-sge is an option"),
+    "S": (("bash", "/bin/bash", "/usr/bin/bash"), "pipen-sge submits scripts for bash"),
+    "b": (("n",), "pipen-sge submits a script of its own"),
+    "clear": ((), "it would take away what pipen-sge says before it"),
+    "inherit": (("n",), "a submission is no part of another job"),
+    "now": (("n",), "a job may have to wait"),
+    "shell": (("n", "y"), "pipen-sge submits scripts for bash"),
+    "sync": (("n",), "the end of a job is waited for without it"),
+    "t": (("1", "1-1", "1-1:1"), "pipen-sge makes arrays of the jobs that are ready"),
+    "terse": ((True,), "pipen-sge reads what qsub answers with it"),
+    "verify": ((), "it submits nothing"),
+}
+"""Options that cannot be passed on: the values that change nothing, and why no others."""
 _IGNORED: Final = frozenset(["cwd"])  # pipen's way to say what is done in any case
 
 
@@ -107,17 +123,20 @@ def qsub_options(spec: JobSpec, site: Site) -> Options:
     own = {_short(name): value for name, value in spec.options.items()}
     asked = requests_of(extra.pop("l", None)) | requests_of(own.pop("l", None))
     explicit = extra | own
-    for name in _OURS & explicit.keys():
-        where = f"option {name} of rule {spec.rule}"
-        raise SettingError(where, explicit[name], "left to pipen-sge, which sets it itself")
+    explicit = {name: _switched(name, value) for name, value in explicit.items()}
+    for name in _OURS.keys() & explicit.keys():
+        value = explicit.pop(name)
+        same, why = _OURS[name]
+        if value is not False and value not in same:
+            where = f"option {name} of rule {spec.rule}"
+            raise SettingError(where, value, f"it cannot be passed on to qsub: {why}")
     environment = given.get("sge_pe") or site.environment
     threads = spec.resources.threads
     if environment and (threads > 1 or given.get("sge_pe")):
         options["pe"] = f"{environment} {threads}"
     if isinstance(explicit.get("pe"), str) and len(explicit["pe"].split()) == 1:
         explicit["pe"] = f"{explicit['pe']} {threads}"
-    requests = _limits(spec, site, _slots(explicit.get("pe", ""), threads))
-    requests |= requests_of(given.get("sge_resources")) | asked
+    requests = _limits(spec, site, _slots(explicit.get("pe", ""), threads)) | asked
     options |= {name: value for name, value in explicit.items() if name not in _IGNORED}
     options["l"] = {name: value for name, value in requests.items() if value is not False}
     return {name: value for name, value in options.items() if value is not False and value != {}}
@@ -128,6 +147,37 @@ def _read(spec: JobSpec, name: str, value: Any, reader: Callable[[Any], Any]) ->
         return reader(value)
     except ValueError as error:
         raise SettingError(f"resource {name} of rule {spec.rule}", value, str(error)) from None
+
+
+def _switched(name: str, value: Any) -> Any:
+    """Return a switch as qsub has it: without a value, as ``y`` or ``n``, or not at all."""
+    if name in _FLAGS or name in _YES_NO:
+        with contextlib.suppress(ValueError):  # qsub says itself what is wrong with it
+            switch = parse_switch(value)
+            return switch if name in _FLAGS else "y" if switch else "n"
+    return value
+
+
+def _chosen(spec: JobSpec, *names: str) -> str | None:
+    """Return which of some resources counts: a rule's own one before a default.
+
+    Raises
+    ------
+    UserError
+        If two of them have the same right to.
+    """
+    resources = spec.resources
+    values: dict[str, Any] = {**resources.extra}
+    values |= {"mem_mb": resources.mem_mb, "runtime": resources.runtime}
+    given = [name for name in names if values.get(name) is not None]
+    if not given:
+        return None
+    highest = max(resources.origin(name) for name in given)
+    both = [name for name in given if resources.origin(name) == highest]
+    if len(both) > 1:
+        shown = " and ".join(f"{name} ({values[name]})" for name in both)
+        raise UserError(f"Rule {spec.rule} asks for {shown}; give only one of them.")
+    return both[0]
 
 
 def _short(name: str) -> str:
@@ -144,29 +194,36 @@ def _slots(environment: Any, threads: int) -> int:
 def _limits(spec: JobSpec, site: Site, slots: int) -> Options:
     """Return the requests that follow from memory, time, GPUs and scratch space."""
     given, resources = spec.resources.extra, spec.resources
-    requests: Options = {}
-    per_cpu = given.get("mem_mb_per_cpu")
+    requests: dict[str, tuple[str, Any]] = {}  # value, and the resource that it comes from
     memory: int | None = None
-    if per_cpu is not None:
-        memory = _read(spec, "mem_mb_per_cpu", per_cpu, parse_megabytes)
+    how = _chosen(spec, "mem_mb_per_cpu", "mem_mb")
+    if how == "mem_mb_per_cpu":
+        memory = _read(spec, how, given[how], parse_megabytes)
         memory *= 1 if site.per_slot else slots
     elif resources.mem_mb is not None:
         # Rounded up: the parts must not add up to less than what was asked for.
         memory = -(-resources.mem_mb // slots) if site.per_slot else resources.mem_mb
     if memory:
-        requests |= dict.fromkeys(site.memory, f"{memory}M")
-    if resources.runtime is not None:
-        requests["h_rt"] = str(resources.runtime * 60)
-    elif given.get("time") is not None:
-        requests["h_rt"] = _read(spec, "time", given["time"], _minutes_or_clock)
+        requests |= dict.fromkeys(site.memory, (how or "mem_mb", f"{memory}M"))
+    limit = _chosen(spec, "runtime", "time")
+    if limit == "time":
+        requests["h_rt"] = limit, _read(spec, limit, given[limit], _minutes_or_clock)
+    elif resources.runtime is not None:
+        # sge_types(5), time_specifier
+        limited = str(resources.runtime * 60) if resources.runtime else "INFINITY"
+        requests["h_rt"] = "runtime", limited
     if resources.gpus:
-        requests |= dict.fromkeys(site.gpu, str(resources.gpus))
+        requests |= dict.fromkeys(site.gpu, ("gpu", str(resources.gpus)))
     if resources.disk_mb is not None:
-        requests |= dict.fromkeys(site.disk, f"{resources.disk_mb}M")
-    for name in ("scratch_size", "tscratch"):
-        if given.get(name) is not None:
-            requests["tscratch"] = f"{_read(spec, name, given[name], parse_megabytes)}M"
-    return requests
+        requests |= dict.fromkeys(site.disk, ("disk_mb", f"{resources.disk_mb}M"))
+    if (name := _chosen(spec, "scratch_size", "tscratch")) is not None:
+        scratch = _read(spec, name, given[name], parse_megabytes)
+        requests["tscratch"] = name, f"{scratch}M"
+    own = resources.origin("sge_resources")
+    for name, value in requests_of(given.get("sge_resources")).items():
+        if name not in requests or resources.origin(requests[name][0]) <= own:
+            requests[name] = "sge_resources", value
+    return {name: value for name, (_, value) in requests.items()}
 
 
 def _minutes_or_clock(value: Any) -> str:

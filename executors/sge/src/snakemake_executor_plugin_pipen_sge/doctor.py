@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pipen_executors.process import run
 from pipen_executors.settings import Checked
 
 from . import accounting, parse
-from .commands import Commands
+from .commands import Commands, clean_environment
 from .refusals import refusal
 
 
@@ -89,7 +90,7 @@ def _commands(checked: Checked) -> Commands:
 
 
 async def _said(*words: str) -> str:
-    done = await run(words, patience=30)
+    done = await run(words, env=clean_environment(os.environ), patience=30)
     if done.rc != 0:
         raise refusal(f"{done.stderr}\n{done.stdout}", words[0], done.rc)
     return done.stdout

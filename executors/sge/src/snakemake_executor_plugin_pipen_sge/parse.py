@@ -14,16 +14,30 @@ from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.states import Presence
 
 
-def submitted_id(text: str) -> str:
+class UnaskedArray(SchedulerError):
+    """A job became an array that was not asked for; ``jid`` is its number."""
+
+    def __init__(self, jid: str) -> None:
+        super().__init__(
+            "qsub made an array of it: a file sge_request(5) has -t, which pipen-sge sets itself"
+        )
+        self.jid = jid
+
+
+def submitted_id(text: str, *, array: bool = False) -> str:
     """Read ``qsub -terse``: the number of the job, without the tasks of an array.
 
     Raises
     ------
     SchedulerError
         If there is no job id in it. Sites' wrappers may print lines before it.
+    UnaskedArray
+        If it is one of an array, where none was asked for.
     """
     for line in reversed(text.splitlines()):
-        if match := re.fullmatch(r"(\d+)(?:\.[\d:-]+)?", line.strip()):
+        if match := re.fullmatch(r"(\d+)(\.[\d:-]+)?", line.strip()):
+            if match[2] and not array:
+                raise UnaskedArray(match[1])
             return match[1]
         if match := re.match(r"Your job(?:-array)? (\d+)[. ]", line.strip()):
             return match[1]  # where -terse is not known
@@ -56,6 +70,11 @@ class QueueEntry:
         """Whether it waits or runs (sge_status(5), Job state)."""
         waiting = "q" in self.state or "w" in self.state
         return Presence.PENDING if waiting else Presence.RUNNING
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all of its state's letters are those of sge_status(5), Job state."""
+        return set(self.state) <= set("dEhrRsStTqwNPzoxm")
 
     @property
     def is_error(self) -> bool:

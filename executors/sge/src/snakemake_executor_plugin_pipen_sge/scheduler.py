@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -42,6 +42,8 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
         How the site counts what jobs ask for.
     host_timeout
         Seconds after which a job is given up whose host is not heard of.
+    warn
+        Shows a line to the user.
     """
 
     jid_expression = '"${PIPEN_JID:-$JOB_ID}"'  # set for arrays
@@ -61,12 +63,15 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
         qconf: str = "qconf",
         site: Site | None = None,
         host_timeout: float = 600.0,
+        warn: Callable[[str], None] = lambda text: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._sge = Commands(self.qsub, self.qstat, self.qdel, qacct, qconf)
         self._site = site or Site()
         self._without_answer = False
+        self._warn = warn
+        self._unknown_states: set[str] = set()
         self._submitter = Submitter(
             self._sge, self.jobname_prefix, f"{self.workdir.mounted}/.sge", self._wrapper
         )
@@ -139,6 +144,7 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
 
     async def start(self) -> None:
         """Make the directory for what Grid Engine itself has to say of a job."""
+        self._sge.mind_default_requests()
         os.makedirs(f"{self.workdir}/.sge", mode=0o700, exist_ok=True)
         await super().start()
 
@@ -170,6 +176,7 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
             entry = own.get(job.jid)
             if entry is None:
                 continue
+            self._mind_state(job.jid, entry)
             presence, outcome = entry.presence, None
             if entry.is_error:
                 detail = f"Grid Engine says {entry.state}: {reasons.get(job.jid, '')}"
@@ -181,6 +188,15 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
                 outcome = Outcome(ExitReason.NODE_FAILURE, None, detail)
             reports[job] = Report(presence, "held" if entry.is_held else "", outcome)
         return reports
+
+    def _mind_state(self, jid: str, entry: parse.QueueEntry) -> None:
+        """Say once of each state that is not known here how it is taken."""
+        if not entry.is_known and entry.state not in self._unknown_states:
+            self._unknown_states.add(entry.state)
+            self._warn(
+                f"Grid Engine has job {jid} in the state {entry.state}, which pipen-sge does not "
+                f"know; it is taken for {entry.presence.name.lower()}."
+            )
 
     # -- ends ------------------------------------------------------------------------------
 

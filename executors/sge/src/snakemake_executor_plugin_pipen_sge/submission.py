@@ -117,6 +117,8 @@ class Submitter:
             **options,
             "N": name,
         }
+        if not array:
+            options.pop("tc", None)  # qsub refuses it for what is no array
         wrappers = "".join(f" \\\n{shlex.quote(self._wrapper(job))}" for job in jobs)
         stub = _STUB.format(task=_TASK if array else "", wrappers=wrappers)
         base = await self._came_through(name) or await self._submit_once(name, options, stub)
