@@ -150,6 +150,8 @@ def asked_for(
                 asked[name] = _times(str(asked[name]), most)
             elif all(isinstance(value, bool) for value in values):
                 asked[name] = any(values)
+        elif name == "runtime" and 0 in values:
+            asked[name] = 0  # no limit
         elif name in _IN_SERIES:
             asked[name] = sum(
                 max((member.has.get(name, 0) for member in row), default=0) for row in rows

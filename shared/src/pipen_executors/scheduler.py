@@ -30,7 +30,15 @@ else:
 
 
 _ASKED_ONCE: Final = frozenset(
-    {"cpus_per_gpu", "mem_mb_per_cpu", "nodes", "tasks", "tasks_per_gpu", "tasks_per_node"}
+    {
+        "cpus_per_gpu",
+        "mem_mb_per_cpu",
+        "mem_mb_per_gpu",
+        "nodes",
+        "tasks",
+        "tasks_per_gpu",
+        "tasks_per_node",
+    }
 )
 
 
