@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipen_executors.exceptions import UserError
 from pipen_executors.layers import _times
 from pipen_executors.meter import read_usage
 from pipen_executors.preview import planned_jobs
@@ -577,6 +578,47 @@ def test_only_defaults_ask_for_memory(here: Path) -> None:
     assert found.mem_mb == 300
     assert "mem_mb" not in found.defaulted
     assert "mem_mb_per_cpu" in found.defaulted
+
+
+_TEXTS = """
+    rule a:
+        output: "a"
+        group: "g"
+        resources: partition="x"
+        shell: "touch {{output}}"
+    rule b:
+        input: "a"
+        output: "b"
+        group: "g"
+        resources: {resources}
+        shell: "touch {{output}}"
+    """
+
+
+def test_texts_that_differ_are_refused_before_anything_runs(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Snakemake itself says so when the group is ready, maybe hours later."""
+    message = (
+        "Resource partition is a text and must be the same for all jobs of a group, but in group "
+        "g it is 'x' for a, 'y' for b."
+    )
+    with pytest.raises(UserError):
+        Planned(here, _TEXTS.format(resources='partition="y"'), "b", "b")
+    assert message in capfd.readouterr().err
+    found = asked(here, _TEXTS.format(resources="io=1"), "b", "b")
+    assert found.extra["partition"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("resources", "seconds"),
+    [('pipen_timeout="2m"', 240), ("pipen_timeout=60", 120), ("io=1", 0)],
+)
+def test_timeouts_of_members_in_series_are_added_up(
+    here: Path, resources: str, seconds: float
+) -> None:
+    snakefile = _TEXTS.format(resources=resources).replace('partition="x"', resources)
+    assert Planned(here, snakefile, "b", "b").spec.timeout == seconds
 
 
 def test_counts_in_texts() -> None:

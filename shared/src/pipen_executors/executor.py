@@ -190,14 +190,23 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
         for rule in self.workflow.rules:
             self.lane_for(static_resources(rule), rule.name).specifier.check_rule(rule)
-        seen = set()
+        seen: set[str | tuple[str, ...]] = set()
         needed = []
-        for job in self.workflow.dag.needrun_jobs():
+        dag = self.workflow.dag
+        for job in dag.needrun_jobs():
             if not job.is_norun and job.rule.name not in seen:
                 seen.add(job.rule.name)
                 lane = self.lane_for(static_resources(job.rule), job.rule.name)
                 lane.specifier.check_job(job)
                 needed.append(lane)
+            group = dag.get_job_group(job)
+            if group is not None and not group.is_local:
+                # Groups of the same jobs of the same rules ask for the same.
+                alike = tuple(sorted(member.rule.name for member in group.jobs))
+                if alike not in seen:
+                    seen.add(alike)
+                    lane = self.lane_for(static_resources(job.rule), job.rule.name)
+                    lane.specifier.check_group(group)
         return needed
 
     def _open(self, lane: Lane) -> None:

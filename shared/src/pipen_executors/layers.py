@@ -194,6 +194,32 @@ class _Member:
         return parse_megabytes(self.has["mem_mb_per_cpu"]) * max(1, int(self.has.get("_cores", 1)))
 
 
+def disagreement(group: Any) -> str | None:
+    """Return what is wrong with a group whose jobs ask for different texts; None if nothing is.
+
+    A text cannot be added up: Snakemake wants it to be the same for all jobs of a group, and for
+    jobs of one level that none of them does without it.
+    """
+    levels = [[job for job in level if not job.is_norun] for level in group.toposorted]
+    asked = {job: known(job) for level in levels for job in level}
+    for name in sorted({name for has in asked.values() for name in has}):
+        rules: dict[Any, set[str]] = {}
+        for level in levels:
+            if any(isinstance(asked[job].get(name), str) for job in level):
+                for job in level:
+                    rules.setdefault(asked[job].get(name), set()).add(job.rule.name)
+        if len(rules) > 1:
+            found = ", ".join(
+                f"{'not set' if value is None else repr(value)} for {', '.join(sorted(some))}"
+                for value, some in rules.items()
+            )
+            return (
+                f"Resource {name} is a text and must be the same for all jobs of a group, but in "
+                f"group {group.groupid} it is {found}."
+            )
+    return None
+
+
 def _times(text: str, count: int) -> str:
     """Return a list of names with counts (``gpu:a100:2,disk:10G``) for several jobs together."""
     items = []

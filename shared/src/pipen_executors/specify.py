@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from snakemake.exceptions import WorkflowError
 from snakemake.io import is_flagged
 
 from .command import NODE_TMPDIR, NotDirect, capture, own_image, why_not_direct, why_python
@@ -24,7 +25,7 @@ from .group import (
     why_group_not_direct,
 )
 from .jobdir import JobDir, Record
-from .layers import asked_for
+from .layers import asked_for, disagreement, known, layers
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
 from .spec import JobSpec, Resources
 from .units import parse_gpus, parse_megabytes, parse_minutes
@@ -127,6 +128,27 @@ class Specifier:
         if execution == "direct" and why is not None:
             raise self._cannot_be_direct(spec.rule, why)
 
+    def check_group(self, group: Any) -> None:
+        """Refuse what a group asks for as a whole and cannot get, before the first job runs.
+
+        Raises
+        ------
+        UserError
+            Naming the resource and the rules whose jobs are in the group.
+        """
+        try:
+            spec, _ = self._outline(group)
+            self._scheduler.check(spec)
+        except UserError:
+            raise
+        except WorkflowError:
+            if (why := disagreement(group)) is not None:
+                raise UserError(why) from None
+        except Exception:
+            return  # it depends on what other jobs have yet to make
+        finally:
+            group._resources = None  # they are worked out once more when the group is ready
+
     def _check_name(self, name: str, rule: str) -> None:
         if name.startswith("pipen_") and name not in self._names:
             raise UserError(
@@ -213,7 +235,7 @@ class Specifier:
             options=options,
             prescript=setting("prescript"),
             postscript=setting("postscript"),
-            timeout=setting("timeout"),
+            timeout=self._timeout_of_group(job) if group else setting("timeout"),
             error_strategy=setting("error_strategy"),
             num_retries=setting("num_retries"),
             latency_wait=self._workflow.execution_settings.latency_wait,
@@ -224,6 +246,23 @@ class Specifier:
             spec.python_for = "a second Snakemake"
         self._hooks.call("job_options", spec=spec, options=options)
         return spec, setting("execution")
+
+    def _timeout_of_group(self, group: Any) -> float:
+        """Return how long the jobs of a group may take together; 0 for no limit."""
+        total = 0.0
+        for row in layers(group):
+            longest = 0.0
+            for job in row:
+                value = known(job).get("pipen_timeout")
+                own = value is not None
+                name = job.rule.name
+                limit = self._rule_setting("pipen_timeout", value, name) if own else None
+                seconds = float(self._checked.timeout if limit is None else limit)
+                if seconds == 0:
+                    return 0
+                longest = max(longest, seconds)
+            total += longest
+        return total
 
     def _fill_surroundings(self, job: Any, members: Sequence[Any], spec: JobSpec) -> None:
         """Note what must be there around the command of a job, or of the members of a group."""
