@@ -39,6 +39,8 @@ def wrapper(
     rerun: bool = False,
     sweep: bool = True,
     umask: int = 0o022,
+    arguments: tuple[str, ...] = (),
+    jid: str = "$$",
     **spec: Any,
 ) -> Path:
     """Write a wrapper with its script; return its path."""
@@ -54,7 +56,8 @@ def wrapper(
             cwd=str(directory),
             key="key",
             token="token",
-            jid="$$",
+            jid=jid,
+            arguments=arguments,
             check_inputs=check_inputs,
             rerun=rerun,
             sweep=sweep,
@@ -112,6 +115,20 @@ def test_success(tmp_path: Path) -> None:
     assert events(path) == ["key.token.end.0", "key.token.start"]
     info = (path.parent / "job.info.token").read_text()
     assert "stage=command" in info
+
+
+def test_what_the_wrapper_is_called_with(tmp_path: Path) -> None:
+    """Is known to it, whatever the environment calls by the same names, which the command sees."""
+    path = wrapper(
+        tmp_path,
+        "echo $pipen_server\n",
+        arguments=("pipen_server", "pipen_bell"),
+        jid='"$pipen_server $pipen_bell."',
+    )
+    environment = {**os.environ, "pipen_server": "theirs"}
+    subprocess.run(["/bin/bash", "-p", str(path), "big1"], check=True, env=environment)
+    assert (path.parent / "job.info.token").read_text().startswith("jid=big1 . node=")
+    assert (path.parent / "job.stdout").read_text() == "theirs\n"
 
 
 @pytest.mark.parametrize("rc", [1, 2, 99, 100, 124, 126, 255])

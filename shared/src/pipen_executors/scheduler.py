@@ -68,6 +68,8 @@ class SchedulerPostInit(Base):
     """Whether a job that has been submitted runs, so that its start need not be told."""
     jid_expression: ClassVar[str] = "$$"
     """Bash for the scheduler's id of the job, evaluated by the wrapper."""
+    wrapper_arguments: ClassVar[tuple[str, ...]] = ()
+    """Names of the variables that hold what this scheduler calls the wrapper with."""
     end_notes: ClassVar[str] = ""
     """Bash by which the wrapper notes more of the job's end: it prints ``name=value``."""
     final_exit: ClassVar[str] = 'exit "$rc"'
@@ -418,6 +420,7 @@ class SchedulerPostInit(Base):
             prep=self.jobcmd_prep(job),
             end=self.jobcmd_end(job),
             end_notes=self.end_notes,
+            arguments=self.wrapper_arguments,
             final_exit=self.final_exit,
             check_inputs=not self.runs_here,
             kill_grace=self.kill_grace,

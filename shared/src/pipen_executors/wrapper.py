@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,6 +72,8 @@ class WrapperContext:
         From a path of the workflow to the path by which the job sees it.
     umask
         Mode bits that new files are not given, as where Snakemake runs (umask(2)).
+    arguments
+        Names of the variables that hold what the wrapper is called with.
     """
 
     shebang: str
@@ -94,6 +96,7 @@ class WrapperContext:
     sweep: bool = True
     seen: Callable[[str], str] = str
     umask: int = 0o022
+    arguments: Sequence[str] = ()
 
 
 _TELL_START: Final = ': > "$pipen_events/$pipen_key.$pipen_token.start"'
@@ -461,6 +464,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         f"{_one_line(q(script))}",
         _ALONE.replace("@OWN@", " ".join(_OWN)),
         f"umask {context.umask:04o}",
+        *(f"{name}=${{{number}-}}" for number, name in enumerate(context.arguments, 1)),
         f"pipen_dir={q(context.directory)}",
         f"pipen_events={q(context.events)}",
         f"pipen_key={q(context.key)}",

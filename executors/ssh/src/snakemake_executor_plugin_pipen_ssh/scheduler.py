@@ -59,6 +59,7 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
 
     starts_at_once = True
     jid_expression: ClassVar[str] = '"$$@$pipen_server"'
+    wrapper_arguments = ("pipen_server", "pipen_bell")
     final_exit: ClassVar[str] = _RING
     kills_wrapper_only = True
     kill_chunk = sys.maxsize  # each machine is asked once for all of its jobs
@@ -239,9 +240,3 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
         """Drop what is known of a job that has ended."""
         self.placed.pop(job, None)
         self._sessions.forget(job)
-
-    # -- the wrapper -----------------------------------------------------------------------
-
-    def jobcmd_shebang(self, job: Job) -> str:  # type: ignore[override]
-        """Return the first lines: the agent's arguments are the server's name and the bell."""
-        return f"{super().jobcmd_shebang(job)}\npipen_server=${{1-}} pipen_bell=${{2-}}"
