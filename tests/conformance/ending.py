@@ -97,7 +97,10 @@ class Failures(ConformanceBase):
                 input: "nonzero.out", "missing.out", "notfound.out", "pipefail.out"
             rule nonzero:
                 output: "nonzero.out"
-                shell: "for i in $(seq 30); do echo line-$i >&2; done; touch {output}; exit 42"
+                shell:
+                    "for i in $(seq 30); do "
+                    "printf '\\\\033[31mline-%s\\\\033[0m\\\\n' $i >&2; done; "
+                    "touch {output}; exit 42"
             rule missing:
                 output: "missing.out"
                 shell: "echo forgot >&2"
@@ -116,6 +119,8 @@ class Failures(ConformanceBase):
         assert Path(workflow.dir, failure.facts["directory"]) == workflow.job("nonzero").path
         assert failure.facts["node"]
         assert "line-30" in failure.text
+        assert "\x1b" not in failure.text, "colours of a job are for its own log"
+        assert "\x1b[31mline-30\x1b[0m\n" in workflow.job("nonzero").read("job.stderr")
         assert "line-20\n" not in failure.text, "only the tail of stderr belongs into a message"
         assert not workflow.exists("nonzero.out"), "Snakemake removes outputs of failed jobs"
         job = workflow.job("nonzero")

@@ -2,11 +2,15 @@
 
 from snakemake_interface_common.exceptions import ApiError
 
+from .plain_text import plain
 from .states import ExitReason
 
 
 class UserError(ApiError):
     """Something that the user can mend; Snakemake shows it as one line, without a traceback."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(plain(text))
 
 
 class SettingError(UserError):
@@ -40,7 +44,7 @@ class SchedulerError(Exception):
     """
 
     def __init__(self, text: str, reason: ExitReason = ExitReason.SUBMIT_FAILURE) -> None:
-        super().__init__(text)
+        super().__init__(plain(text))
         self.reason = reason
 
 

@@ -26,6 +26,7 @@ from . import filesystem
 from .exceptions import SchedulerError, UserError
 from .jobdir import JOB_DIRECTORIES, JobDir, root_below
 from .live import Live, is_quiet
+from .plain_text import plain
 from .profiles import read_profile
 from .records import tell_plugins
 from .settings import READERS, Checked, ExecutorSettings, check, given, read, table_of
@@ -646,7 +647,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def on_message(self, text: str, *, warning: bool = False) -> None:
         """Show a line to the user."""
-        (self.logger.warning if warning else self.logger.info)(text)
+        (self.logger.warning if warning else self.logger.info)(plain(text))
 
     def _warn(self, text: str) -> None:
         self.on_message(text, warning=True)

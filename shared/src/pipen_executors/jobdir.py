@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from . import meter
+from .plain_text import plain
 from .spec import JobSpec
 
 JOB_DIRECTORIES: Final = Path(".snakemake", "pipen")
@@ -309,7 +310,10 @@ def open_jobs(root: str) -> dict[str, tuple[JobDir, Record]]:
 
 
 def tail(path: str, lines: int = 10) -> list[str]:
-    """Return the last lines of a file without reading all of it; none if it cannot be read."""
+    """Return the last lines of a file, to be shown, without reading all of it.
+
+    None if it cannot be read; escape sequences and control characters are left out.
+    """
     try:
         with open(path, "rb") as stream:
             stream.seek(0, os.SEEK_END)
@@ -317,7 +321,7 @@ def tail(path: str, lines: int = 10) -> list[str]:
             text = stream.read().decode(errors="replace")
     except OSError:  # for messages only
         return []
-    return text.splitlines()[-lines:]
+    return [plain(line) for line in text.splitlines()[-lines:]]
 
 
 def is_script(name: str) -> bool:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from .plain_text import plain_line
 from .states import Phase
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def counts_line(counts: Mapping[Phase, int], reasons: Mapping[str, int]) -> str:
     parts = [f"{counts[phase]} {phase}" for phase in Phase if counts.get(phase)]
     line = ", ".join(parts) or "none yet"
     if counts.get(Phase.PENDING) and reasons:
-        line += f" (waiting: {max(reasons, key=lambda reason: reasons[reason])})"
+        commonest = max(reasons, key=lambda reason: reasons[reason])
+        line += f" (waiting: {plain_line(commonest)})"
     return f"Jobs: {line}"
 
 

@@ -6,6 +6,8 @@ import signal
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+from .plain_text import plain_line
+
 
 class JobState(Enum):
     """State of a job as the engine sees it.
@@ -86,6 +88,10 @@ class Outcome:
     rc: int | None = None
     detail: str = ""
 
+    def __post_init__(self) -> None:
+        """Keep others' words to one line without control characters."""
+        object.__setattr__(self, "detail", plain_line(self.detail))
+
     @property
     def ok(self) -> bool:
         """Whether the attempt succeeded."""
@@ -140,6 +146,10 @@ class Report:
     presence: Presence
     reason: str = ""
     outcome: Outcome | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the scheduler's words to one line without control characters."""
+        object.__setattr__(self, "reason", plain_line(self.reason))
 
 
 def outcome_of(rc: int) -> Outcome:

@@ -19,6 +19,7 @@ from rich.text import Text
 from ..exceptions import SchedulerError, UserError
 from ..jobdir import is_script
 from ..live import STYLES, counts_line
+from ..plain_text import plain_line
 from ..runs import JobStory, Run
 from ..states import Phase
 from ..table import row, rows, write_csv, write_parquet
@@ -129,7 +130,8 @@ def _table(jobs: Sequence[JobStory], every: bool) -> Table:
             name = job.name + (f", attempt {last.number}" if last.number > 1 else "")
             why = last.why or (last.waiting if phase is Phase.PENDING else "")
             cells = (name, job.jobid, last.jid, last.node, duration(waited), duration(ran), why)
-            table.add_row(Text(phase.value, style=STYLES[phase]), *map(Text, cells))
+            texts = [Text(plain_line(cell)) for cell in cells]
+            table.add_row(Text(phase.value, style=STYLES[phase]), *texts)
         if not every and len(alike) > _SHOWN:
             table.add_row("", Text(f"and {len(alike) - _SHOWN} more {phase} (--all lists them)"))
     return table
@@ -181,7 +183,7 @@ def _show(terminal: Console, job: JobStory, name: str, text: str) -> None:
     if not text:
         return
     head = f"==> {job.name} ({job.last.jid or job.phase}), {name.removeprefix('job.')} <=="
-    terminal.print(Text(head, style="bold"), soft_wrap=True)
+    terminal.print(Text(plain_line(head), style="bold"), soft_wrap=True)
     print(text, end="" if text.endswith("\n") else "\n", flush=True)
 
 
