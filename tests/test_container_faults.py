@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from .commands_support import pipen_executors
 from .conformance.base import ConformanceBase
 from .conformance.harness import Workflow
 from .container_support import (
@@ -25,7 +27,15 @@ from .container_support import (
     runtime_named,
     started,
 )
-from .services.containers import BARE_IMAGE, IMAGE, Podman, Registry, Runtime
+from .services.containers import (
+    BARE_IMAGE,
+    IMAGE,
+    Podman,
+    Registry,
+    Runtime,
+    image_layer,
+    small_layer,
+)
 from .services.users import TEST_USER, ensure_user
 
 pytestmark = pytest.mark.container
@@ -34,6 +44,13 @@ HELD = """
 rule a:
     output: "a.out"
     shell: "touch {output} started; sleep 60"
+"""
+HELD_THREE = """
+rule all:
+    input: expand("{n}.out", n=range(3))
+rule a:
+    output: "{n}.out"
+    shell: "echo running; touch {wildcards.n}.started; sleep 60; touch {output}"
 """
 TRIVIAL = """
 rule all:
@@ -120,6 +137,59 @@ class TestEnds(OnOne):
         message = process.wait().failed().failure("a").message
         assert "somebody has removed its container" in message or "SIGTERM" in message, message
 
+    def test_cancelling_when_one_is_gone_already(self, workflow: Workflow) -> None:
+        """One that was removed from outside keeps no other from being stopped and removed."""
+        workflow.snakefile(HELD_THREE)
+        process = workflow.start()
+        process.wait_for(
+            lambda: all(workflow.exists(f"{n}.started") for n in range(3)), "all three starts"
+        )
+        names = containers_of(self.runtime, workflow)
+        assert len(names) == 3
+        self.runtime.run("rm", "--force", names[1])
+        process.interrupt()
+        process.wait().failed()
+        workflow.assert_nothing_runs()
+        assert containers_of(self.runtime, workflow) == []
+
+    def test_commands_while_containers_run(self, workflow: Workflow) -> None:
+        """The id of a job is the name of a container, not the number of a process."""
+        workflow.snakefile(HELD_THREE)
+        process = workflow.start()
+        process.wait_for(
+            lambda: all(workflow.exists(f"{n}.started") for n in range(3)), "all three starts"
+        )
+        said = pipen_executors(workflow, "status", "--json").ok()
+        jobs = said.json["runs"][0]["jobs"]
+        assert {job["state"] for job in jobs} == {"running"}
+        assert sorted(job["external_id"] for job in jobs) == sorted(
+            containers_of(self.runtime, workflow)
+        )
+        assert "running" in pipen_executors(workflow, "logs", "a").ok().out
+        assert "sleep 60" in pipen_executors(workflow, "script", "1.out").ok().out
+        pipen_executors(workflow, "report", "--output", "run.csv").ok()
+        pipen_executors(workflow, "cancel", env=self.runtime.env).ok()
+        process.wait().failed().has("as `pipen-executors cancel` asked")
+        workflow.assert_nothing_runs()
+
+    def test_containers_and_job_directories_of_others(self, workflow: Workflow) -> None:
+        """A copy of a workflow's directory names containers that are not its own."""
+        workflow.snakefile(HELD)
+        process = workflow.start()
+        process.wait_for(lambda: workflow.exists("started"), "the start")
+        copy = workflow.home / "copy"
+        shutil.copytree(workflow.dir, copy, symlinks=True)
+        (copy / "Snakefile").write_text(
+            'rule a:\n    output: "a.out"\n    shell: "touch {output}"\n'
+        )
+        elsewhere = ("--directory", str(copy), "--snakefile", str(copy / "Snakefile"))
+        done = workflow.run(*elsewhere, "--nolock", "--rerun-incomplete")
+        still = containers_of(self.runtime, workflow)
+        process.interrupt()
+        process.wait().failed()
+        done.ok()
+        assert len(still) == 1
+
     def test_out_of_memory(self, workflow: Workflow) -> None:
         """Whichever process of the job it is that the kernel kills, and what becomes of it."""
         workflow.snakefile(
@@ -200,7 +270,7 @@ class TestStarts(OnOne):
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (("--pipen-container-image", BARE_IMAGE), ("cannot run /bin/bash", BARE_IMAGE, "127")),
+            (("--pipen-container-image", BARE_IMAGE), ("/usr/bin/bash", "no such file")),
             (("--pipen-container-entrypoint", "/etc"), ("cannot run /etc", "permission denied")),
             (("--pipen-container-options", "no-such-flag=1"), ("unknown flag", "125")),
             (("--pipen-container-user", "12345"), ("Permission denied",)),
@@ -243,6 +313,112 @@ class TestStarts(OnOne):
 
 
 @on_both
+class TestImages(OnOne):
+    """Images that have what a job needs at other paths than this machine, or have it not."""
+
+    __test__ = True
+    backend = PLAIN
+
+    @pytest.fixture
+    def alone(self, on_runtime: None, workflow: Workflow) -> None:
+        """Let containers see nothing of this machine but the workflow."""
+        workflow.backend = replace(
+            self.backend,
+            arguments=(
+                *("--pipen-container-options", "network=host"),
+                *("--pipen-container-bin", self.runtime.bin),  # takes one word
+            ),
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "layer", "changes", "arguments"),
+        [
+            ("unmerged", {"bash": "bin"}, (), ()),
+            ("local", {"bash": "usr/local/bin"}, ("ENV PATH=/usr/local/bin:/bin",), ()),
+            ("not-in-path", {"bash": "opt/conda/bin"}, ("ENV PATH=/bin",), ()),
+            ("dash", {"sh": "dash"}, (), ()),
+            ("no-sh", {"bash": "bin", "sh": None}, (), ()),
+            (
+                "configured",
+                {"bash": "usr/bin"},
+                (
+                    *('ENTRYPOINT ["/bin/false"]', 'CMD ["x"]', "USER 4321", "WORKDIR /not/mine"),
+                    *("STOPSIGNAL SIGUSR1", "ENV HOME=/nowhere"),
+                ),
+                (),
+            ),
+            (
+                "read-only",
+                {"bash": "bin", "tmp": False},
+                (),
+                ("--pipen-container-bin-args=--read-only",),
+            ),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_bash_wherever_the_image_has_it(
+        self,
+        workflow: Workflow,
+        alone: None,
+        name: str,
+        layer: dict[str, str | None],
+        changes: tuple[str, ...],
+        arguments: tuple[str, ...],
+    ) -> None:
+        """The rule's shell too; the image's own settings of how to start do not matter."""
+        image = self.runtime.import_image(small_layer(**layer), f"localhost/{name}:1", *changes)  # type: ignore[arg-type]
+        workflow.snakefile(
+            """
+            rule all:
+                input: "a.out", "c.out"
+            rule a:
+                output: "a.out"
+                resources: tmpdir="scratch"
+                shell: "echo $BASH $(id -u) > {output}; echo x > $TMPDIR/x; umask >> {output}"
+            rule b:
+                output: "b.out"
+                group: "g"
+                shell: "echo $BASH > {output}"
+            rule c:
+                input: "b.out"
+                output: "c.out"
+                group: "g"
+                shell: "mkdir -p made; cp {input} made; cp made/b.out {output}"
+            """
+        )
+        workflow.run("--pipen-container-image", image, *arguments).ok()
+        place = layer.get("bash", "usr/local/bin")
+        assert workflow.lines("a.out")[0] == f"/{place}/bash {os.getuid()}"
+        assert workflow.lines("c.out") == [f"/{place}/bash"]
+        assert workflow.path("a.out").stat().st_uid == os.getuid()
+
+    @pytest.mark.parametrize(
+        ("name", "layer", "words"),
+        [
+            ("ash", {"bash": None}, ("no bash 4.2 or later in this image", "apk add bash", "127")),
+            ("nothing", {"bash": None, "sh": None}, ("neither /bin/sh nor bash", "nothing:1")),
+        ],
+        ids=["ash", "nothing"],
+    )
+    def test_no_bash(
+        self,
+        workflow: Workflow,
+        alone: None,
+        name: str,
+        layer: dict[str, str | None],
+        words: tuple[str, ...],
+    ) -> None:
+        image = self.runtime.import_image(small_layer(**layer), f"localhost/{name}:1")  # type: ignore[arg-type]
+        workflow.snakefile(TRIVIAL)
+        message = (
+            workflow.run("0.out", "--pipen-container-image", image).failed().failure("a").message
+        )
+        assert message.startswith("could not be started"), message
+        for word in words:
+            assert word in message
+
+
+@on_both
 class TestSurroundings(OnOne):
     """What a job sees of this machine."""
 
@@ -281,6 +457,60 @@ class TestSurroundings(OnOne):
         assert workflow.read("ro.out") == f"{elsewhere}\n"
         assert "Read-only file system" in workflow.job("b").read("job.stderr")
 
+    def test_links_are_followed_and_homes_stay_closed(self, workflow: Workflow) -> None:
+        """Also links that an earlier rule has made, and names that are hard to pass on."""
+        home, disk = workflow.home / "user", workflow.home / 'a disk,\nwith: odd "name"'
+        for path in (home / ".ssh", disk / "results", disk / "logs", disk / "state", disk / "far"):
+            path.mkdir(parents=True)
+        (home / ".ssh" / "key").write_text("secret\n")
+        (home / "x.txt").write_text("x\n")
+        (disk / "far" / "y.txt").write_text("y\n")
+        for name, target in (("results", "results"), ("logs", "logs"), (".snakemake", "state")):
+            workflow.path(name).symlink_to(disk / target)
+        workflow.snakefile(
+            """
+            rule count:
+                input: "results/links", os.environ["HOME"] + "/x.txt"
+                output: "results/deep/sum.txt"
+                log: "logs/deep/count.log"
+                shell:
+                    "cat {input[0]}/more/y.txt {input[0]}/x.txt {input[1]} > {output}; "
+                    "ls -A ~ > {log} || true; echo more > results/beside.txt"
+            rule link:
+                output: directory("results/links")
+                params: far=os.environ["FAR"], home=os.environ["HOME"]
+                shell:
+                    "mkdir {output}; ln -s {params.far:q} {output}/more; ln -s . {output}/loop; "
+                    "ln -s {params.home:q}/x.txt {params.home:q} /no/such {output}"
+            """
+        )
+        workflow.run(env={"HOME": str(home), "FAR": str(disk / "far")}).ok()
+        assert (disk / "results" / "deep" / "sum.txt").read_text() == "y\nx\nx\n"
+        assert (disk / "results" / "beside.txt").exists()
+        assert (disk / "logs" / "deep" / "count.log").read_text() == "x.txt\n"
+
+    def test_outputs_in_a_home_are_refused(self, workflow: Workflow) -> None:
+        home = workflow.home / "user"
+        home.mkdir()
+        workflow.snakefile(
+            """
+            rule all:
+                input: "first.out", os.environ["HOME"] + "/b.out"
+            rule first:
+                output: "first.out"
+                shell: "touch {output}"
+            rule b:
+                output: os.environ["HOME"] + "/b.out"
+                shell: "touch {output}"
+            """
+        )
+        line = workflow.run(env={"HOME": str(home)}).failed().line(f"all of {home}")
+        assert "Rule b writes" in line
+        assert not workflow.exists("first.out")
+        on_purpose = ("--pipen-container-volumes", "/usr:/usr:ro", str(home))
+        workflow.run(*on_purpose, env={"HOME": str(home)}).ok()
+        assert (home / "b.out").exists()
+
     def test_volumes(self, workflow: Workflow) -> None:
         data = workflow.home / "data"
         data.mkdir()
@@ -289,15 +519,19 @@ class TestSurroundings(OnOne):
             """
             rule a:
                 output: "a.out"
-                shell: "cat $DATA/x /elsewhere/x > {output}; echo $DATA $PWD >> {output}"
+                shell:
+                    "cat $DATA/x /elsewhere/x > {output}; echo $DATA $PWD >> {output}; "
+                    "touch /fast/x /named/x"
             """
         )
         workflow.run(
             "--pipen-container-volumes",
-            *("/usr:/usr:ro", f"DATA={data}", f"{data}:/elsewhere:ro"),
+            *("/usr:/usr:ro", f"DATA={data}", f"{data}:/elsewhere:ro,Z"),
+            *("type=tmpfs,target=/fast", f"{self.runtime.base.name}:/named"),
             *("--pipen-container-volume-as-cwd", f"{workflow.dir}:/work"),
         ).ok()
         assert workflow.lines("a.out") == ["x", "x", "/mnt/disks/DATA /work"]
+        assert self.runtime.run("volume", "rm", self.runtime.base.name).returncode == 0
 
     def test_limits_and_labels(self, workflow: Workflow) -> None:
         workflow.snakefile(
@@ -387,6 +621,34 @@ class TestSurroundings(OnOne):
         assert sorted(images) == ["localhost/other:1", "localhost/other:2"]
         assert workflow.read("here.out") == "outside\n"
 
+    def test_nothing_of_the_runtime_is_left(self, workflow: Workflow) -> None:
+        """Images that declare volumes: each container's goes with it, named ones stay."""
+        image = "localhost/with-volume:1"
+        self.runtime.import_image(image_layer(), image, "VOLUME /scratch")
+        before = self.runtime.run("volume", "ls", "--quiet").stdout.split()
+        workflow.snakefile(
+            """
+            rule all:
+                input: "good.out", "bad.out"
+            rule good:
+                output: "good.out"
+                shell: "echo x > /scratch/x; cp /scratch/x {output}"
+            rule bad:
+                output: "bad.out"
+                shell: "echo x > /scratch/x; exit 3"
+            """
+        )
+        kept = f"kept-{os.getpid()}"
+        self.runtime.run("volume", "create", kept)
+        workflow.run(
+            *("--keep-going", "--pipen-container-image", image),
+            *("--pipen-container-bin-args", f"--volume {kept}:/kept"),
+        ).failed()
+        assert workflow.exists("good.out")
+        after = self.runtime.run("volume", "ls", "--quiet").stdout.split()
+        self.runtime.run("volume", "rm", kept)
+        assert sorted(after) == sorted([*before, kept])
+
     def test_few_calls(self, workflow: Workflow) -> None:
         """One ``run`` for each job; all else is asked and done for many at a time."""
         workflow.snakefile(TRIVIAL.replace("range(3)", "range(12)"))
@@ -459,7 +721,9 @@ class TestRefusals(OnOne):
             ("remove", "perhaps", "expected yes or no"),
             ("kill_grace", "soon", "a time such as"),
             ("entrypoint", "'", "words, quoted as for a shell"),
-            ("options", "name=x", "pipen-container's own"),
+            ("options", "name=x", "pipen-container sets this option"),
+            ("bin_args", "--name x", "pipen-container sets this option"),
+            ("image", "--privileged", "does not begin with a hyphen"),
         ],
     )
     def test_bad_value(self, workflow: Workflow, name: str, value: str, right: str) -> None:

@@ -520,6 +520,25 @@ def test_what_would_be_submitted(site: Site) -> None:
     assert not workflow.exists("a.out")
 
 
+def test_through_executor_pipen_files_lie_in_storage(site: Site) -> None:
+    """Otherwise Snakemake would look for outputs here, and remove those in the bucket."""
+    workflow = site.in_bucket("rule a:\n    output: 'a.out'\n    shell: 'touch {output}'\n")
+    arguments = (
+        *("--pipen-scheduler", "gbatch", "--default-storage-provider", "gcs"),
+        *("--default-storage-prefix", f"gs://{BUCKET}/{workflow.prefix}"),
+        *("--storage-gcs-project", PROJECT, "--pipen-options"),
+        *(f"project={PROJECT}", "location=us-central1"),
+    )
+    workflow.backend = replace(
+        workflow.backend, executor="pipen", drives="gbatch", arguments=arguments
+    )
+    line = workflow.run().failed().line("Scheduler gbatch shares no files")
+    assert "--shared-fs-usage none" in line
+    assert not site.created()
+    workflow.run("--shared-fs-usage", "none").ok()
+    assert workflow.exists("a.out")
+
+
 class TestDoctor:
     """The check-up before a first run."""
 

@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -72,6 +73,51 @@ def image_layer(*, links: bool = True) -> bytes:
     return stream.getvalue()
 
 
+def small_layer(
+    *, bash: str | None = "usr/local/bin", sh: str | None = "busybox", tmp: bool = True
+) -> bytes:
+    """Return a file system that needs nothing of this machine, as a tar archive.
+
+    BusyBox and, with the libraries that it needs, bash: as Alpine and BioContainers have them.
+
+    Parameters
+    ----------
+    bash
+        Directory of bash; None for no bash.
+    sh
+        ``/bin/sh``: ``busybox`` or ``dash``; None for none.
+    tmp
+        Whether there is a ``/tmp``.
+    """
+    ensure_debian_packages(["busybox-static", "dash"])
+    files = {"bin/busybox": "/bin/busybox"}
+    programs = ["/bin/bash"] if bash else []
+    if bash:
+        files[f"{bash}/bash"] = "/bin/bash"
+    if sh == "dash":
+        files["bin/sh"] = "/bin/dash"
+        programs.append("/bin/dash")
+    for program in programs:
+        needed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
+        for path in re.findall(r"/\S+", needed.stdout):
+            files[path.strip("/")] = path
+    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True).stdout
+    links = [name for name in applets.split() if name not in ("sh", "ash", "bash", "busybox")]
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", dereference=True) as archive:
+        for name in ("dev", "proc", "sys", *(("tmp",) if tmp else ())):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
+            archive.addfile(entry)
+        for name, path in files.items():
+            archive.add(path, name)
+        for name in [*links, *(["sh"] if sh == "busybox" else [])]:
+            entry = tarfile.TarInfo(f"bin/{name}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(entry)
+    return stream.getvalue()
+
+
 class Runtime:
     """A runtime with storage of its own below ``base``, which :meth:`stop` removes.
 
@@ -113,9 +159,7 @@ class Runtime:
         try:
             self._up()
             for image, links in ((IMAGE, True), (BARE_IMAGE, False)):
-                layer = self.base / "layer.tar"
-                layer.write_bytes(image_layer(links=links))
-                self.run("import", str(layer), image)
+                self.import_image(image_layer(links=links), image)
             self._try_out()
         except BaseException:
             self.stop()
@@ -170,6 +214,13 @@ class Runtime:
         if check and done.returncode != 0:
             raise ServiceFailed(f"{shlex.join([self.name, *words])}: {done.stderr}")
         return done
+
+    def import_image(self, layer: bytes, image: str, *changes: str) -> str:
+        """Make an image of a file system (see ``import --change``); return its name."""
+        path = self.base / "layer.tar"
+        path.write_bytes(layer)
+        self.run("import", *(f"--change={change}" for change in changes), str(path), image)
+        return image
 
     def containers(self, *filters: str) -> list[str]:
         """Return the names of the containers there are, running or not."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipen_executors.exceptions import SettingError, UserError
 from pipen_executors.spec import JobSpec, Resources
 from snakemake_executor_plugin_pipen_container.directives import (
     apptainer_words,
+    checked_arguments,
     checked_options,
     limits,
     option_words,
@@ -41,6 +43,9 @@ def job(cwd: str = "/w", **changes: Any) -> JobSpec:
         ("missing.sif", None, None),
         ("", None, None),
         ("two words", None, None),
+        ("--privileged", None, None),
+        ("-v/:/host", None, None),
+        ("a\x1b[31mb", None, None),
     ],
 )
 def test_names_of_images(image: str, engine: str | None, apptainer: str | None) -> None:
@@ -69,13 +74,42 @@ def test_file_is_an_image_of_apptainer(tmp_path: Path) -> None:
         ("/usr:ro", Mount("/usr", "/usr", False)),
         ("DATA=/usr", Mount("/usr", "/mnt/disks/DATA", True, "DATA")),
         ("DATA=/usr:ro", Mount("/usr", "/mnt/disks/DATA", False, "DATA")),
+        ("/usr:/x:z", Mount("/usr", "/x", True, "", "z")),
+        ("/usr:/x:ro,Z", Mount("/usr", "/x", False, "", "ro,Z")),
+        ("/usr:rslave,ro", Mount("/usr", "/usr", False, "", "rslave,ro")),
+        ("DATA=/usr:ro,U", Mount("/usr", "/mnt/disks/DATA", False, "DATA", "ro,U")),
+        ("cache:/x", Mount("cache", "/x")),
+        ("cache:/x:nocopy", Mount("cache", "/x", True, "", "nocopy")),
+        (
+            "type=bind,source=/usr,target=/x,readonly",
+            Mount("/usr", "/x", False, field_list="type=bind,source=/usr,target=/x,readonly"),
+        ),
+        (
+            "type=tmpfs,dst=/x/,tmpfs-size=1m",
+            Mount("", "/x", field_list="type=tmpfs,dst=/x/,tmpfs-size=1m"),
+        ),
     ],
 )
 def test_volumes(text: str, mount: Mount) -> None:
     assert parse_volume(text) == mount
 
 
-@pytest.mark.parametrize("text", ["/no/such", "/usr:x", "/usr:/x:z", "", ":", "A=/usr:/x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/no/such",
+        "/usr:x",
+        "",
+        ":",
+        "A=/usr:/x",
+        "/usr:/x:/y",
+        "no-such-dir",
+        "/no:/x",
+        "type=bind,source=/no/such,target=/x",
+        "type=bind,source=/usr",
+        "./a:/x",
+    ],
+)
 def test_bad_volumes(text: str) -> None:
     with pytest.raises(ValueError):
         parse_volume(text)
@@ -162,16 +196,92 @@ def test_ownership(mocker: object) -> None:
     rootless = Facts(True, 8, frozenset())
     assert ownership(None, "docker", FACTS) == {"user": "1000:100", "group-add": [27]}
     assert ownership(None, "docker", rootless) == {"user": "0:0"}
-    assert ownership(None, "podman", rootless) == {"user": "1000:100", "userns": "keep-id"}
+    keep_id = {"user": "1000:100", "userns": "keep-id"}
+    assert ownership(None, "podman", rootless) == {**keep_id, "group-add": []}
+    crun = replace(rootless, keeps_groups=True)
+    assert ownership(None, "podman", crun) == {**keep_id, "group-add": ["keep-groups"]}
+    remapped = replace(FACTS, remaps=True)
+    assert ownership("me", "docker", remapped) == {"user": "me", "userns": "host"}
+    assert ownership(None, "docker", remapped)["userns"] == "host"
     assert ownership("me", "podman", rootless) == {"user": "me"}
 
 
 def test_options() -> None:
     options = {"network": "host", "init": True, "tty": False, "v": ["/a:/b", "/c:/d"]}
     assert list(option_words(options)) == ["--network=host", "--init", "-v", "/a:/b", "-v", "/c:/d"]
-    assert checked_options({"shm_size": "1g"}, "options") == {"shm-size": "1g"}
+    assert checked_options({"shm_size": "1g"}, "options", "docker") == {"shm-size": "1g"}
     with pytest.raises(SettingError, match="entrypoint"):
-        checked_options({"entrypoint": "x"}, "options")
+        checked_options({"entrypoint": "x"}, "options", "docker")
+
+
+@pytest.mark.parametrize(
+    ("given", "spelled"),
+    [
+        ({"gpus": "all"}, {"gpus": "all"}),
+        ({"--gpus": "device=0"}, {"gpus": "device=0"}),
+        ({"-v": ["/a:/b:ro,Z"]}, {"v": ["/a:/b:ro,Z"]}),
+        ({"mount": "type=tmpfs,target=/x"}, {"mount": "type=tmpfs,target=/x"}),
+        ({"rm": True, "detach": True, "restart": "no", "init": True}, {"init": True}),
+        ({"pull": "missing", "init_path": "/x"}, {"init-path": "/x"}),
+    ],
+)
+def test_options_go_through(given: dict[str, Any], spelled: dict[str, Any]) -> None:
+    assert checked_options(given, "options", "docker") == spelled
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ({"name": "x"}, "jobname-prefix"),
+        ({"detach": False}, "in the background"),
+        ({"pull": "always"}, "setting pull"),
+        ({"restart": "always"}, "num-retries"),
+        ({"cidfile": "/x"}, "labels"),
+        ({"two words": "x"}, "the name of an option"),
+    ],
+)
+def test_what_the_executor_sets_is_refused_with_the_reason(
+    option: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(SettingError, match=reason):
+        checked_options(option, "options", "podman")
+
+
+def test_arguments() -> None:
+    def kept(*words: str, kind: str = "docker") -> list[str]:
+        return checked_arguments(words, "bin_args", kind)
+
+    assert kept("--rm", "-it", "--gpus", "all") == ["-it", "--gpus", "all"]
+    assert kept("-d", "-dit", "--pull", "missing", "--pull=missing") == ["-it"]
+    assert kept("-v", "/a b:/c:ro", "--label", "x=--rm") == [
+        "-v",
+        "/a b:/c:ro",
+        "--label",
+        "x=--rm",
+    ]
+    assert kept("-d", "--name", kind="apptainer") == ["-d", "--name"]
+    for wrong in (("--name", "x"), ("--name=x",), ("--entrypoint=sh",), ("--pull", "always")):
+        with pytest.raises(SettingError, match="pipen-container sets this option"):
+            kept(*wrong)
+
+
+def test_mounts_as_each_runtime_takes_them() -> None:
+    plain, odd = Mount("/a", "/b", False), Mount("/a\nb\\", "/c")
+    options, volume = Mount("/a", "/b", False, "", "ro,Z"), Mount("cache", "/x")
+    fields = Mount("/a", "/b", field_list="type=bind,src=/a,dst=/b")
+    mounts = [plain, odd, options, volume, fields]
+    words = run_words(mounts, [], {}, [], "im", ["/bin/sh"])
+    for word in (
+        "--mount=type=bind,source=/a,target=/b,readonly",
+        '--mount=type=bind,"source=/a\nb\\",target=/c',
+        *("--volume=/a:/b:ro,Z", "--volume=cache:/x", "--mount=type=bind,src=/a,dst=/b"),
+    ):
+        assert word in words
+    words = apptainer_words("apptainer", job(), mounts, {"home": "/x"}, [], "/i", ["w"])
+    assert words[7:17] == [
+        *("--bind", "/a:/b:ro", "--mount", 'type=bind,"source=/a\nb\\",destination=/c'),
+        *("--bind", "/a:/b:ro,Z", "--bind", "cache:/x", "--mount", "type=bind,src=/a,dst=/b"),
+    ]
 
 
 def test_command_lines() -> None:
@@ -185,8 +295,8 @@ def test_command_lines() -> None:
     gpu = job(resources={"gpus": 1})
     words = apptainer_words("apptainer", gpu, mounts, {}, [], "/i.sif", ["/bin/bash", "w"])
     assert words[:2] == ["/bin/sh", "-c"]
-    assert words[4:7] == ["apptainer", "exec", "--cleanenv"]
-    assert words[7:11] == [
+    assert words[4:8] == ["apptainer", "exec", "--cleanenv", "--no-home"]
+    assert words[8:12] == [
         "--mount", 'type=bind,"source=/a,b ""c""",destination=/x', "--bind", "/d:/e:ro"
     ]  # fmt: skip
     assert words[-4:] == ["--nv", "/i.sif", "/bin/bash", "w"]

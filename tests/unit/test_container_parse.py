@@ -56,8 +56,8 @@ def test_what_has_not_ended_runs(status: str) -> None:
 def test_ends(runtime: str) -> None:
     said = SAID[runtime]["inspect"]
     assert parse.only_unknown(said["stderr"])
-    ends = parse.ends(said["stdout"])
-    assert set(ends) == {"c3", "c4"}
+    ends = parse.ends(said["stdout"], "pipen.root=mine")
+    assert set(ends) == {"c3", "c4"}, "c2 has no such label: it is not this project's"
     assert ends["c4"] == parse.Ended(9, False, "")
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pipen_executors.exceptions import SettingError
+from pipen_executors.find_bash import start_with_bash
 from pipen_executors.spec import JobSpec, Resources
 from snakemake_executor_plugin_pipen_gbatch.jobs import Jid, job_id, stub
 from snakemake_executor_plugin_pipen_gbatch.message import job_message, merged
 from snakemake_executor_plugin_pipen_gbatch.mounts import Mounts, parse_mounts
-from snakemake_executor_plugin_pipen_gbatch.options import request_of
+from snakemake_executor_plugin_pipen_gbatch.options import check_mounts, request_of
 from snakemake_executor_plugin_pipen_gbatch.request import Request, read_options
 from snakemake_executor_plugin_pipen_gbatch.runnables import runnables_of
 from snakemake_executor_plugin_pipen_gbatch.values import parse_labels, parse_secrets
@@ -19,6 +20,11 @@ from snakemake_executor_plugin_pipen_gbatch.values import parse_labels, parse_se
 from .specs import job_spec
 
 NOTHING = Request()
+
+
+def boot_image(image: str) -> dict[str, Any]:
+    """Return the option that names a boot image."""
+    return {"allocationPolicy": {"instances": [{"policy": {"bootDisk": {"image": image}}}]}}
 
 
 def a_spec(options: dict[str, Any] | None = None, **resources: Any) -> JobSpec:
@@ -180,13 +186,13 @@ def test_resources_of_the_other_plugin() -> None:
 @pytest.mark.parametrize(
     ("given", "entrypoint", "commands"),
     [
-        ({}, "/bin/bash", ["/s c"]),
-        ({"commands": ["-x"]}, "/bin/bash", ["-x", "/s c"]),
-        ({"entrypoint": "/bin/sh", "commands": ["-c"]}, "/bin/sh", ["-c", "/bin/bash '/s c'"]),
+        ({}, "/bin/sh", start_with_bash("/s c")[1:]),
+        ({"commands": ["-x"]}, "/bin/sh", start_with_bash("-x", "/s c")[1:]),
+        ({"entrypoint": "/bin/sh", "commands": ["-c"]}, "/bin/sh", ["-c", "bash '/s c'"]),
         (
             {"entrypoint": "/usr/bin/env", "commands": ["A=1", "{lang}", "{script}"]},
             "/usr/bin/env",
-            ["A=1", "/bin/bash", "/s c"],
+            ["A=1", "bash", "/s c"],
         ),
     ],
 )
@@ -197,6 +203,43 @@ def test_three_forms_of_commands(
     (runnable,) = runnables_of(request, "/s c")
     assert runnable["container"]["entrypoint"] == entrypoint
     assert runnable["container"]["commands"] == commands
+
+
+@pytest.mark.parametrize(
+    ("options", "mount", "refused"),
+    [
+        ({}, "gs://bucket/refs:/mnt/refs", False),
+        ({"image_uri": "debian"}, "gs://bucket/refs:/mnt/disks/refs", False),
+        ({"image_uri": "debian"}, "REFS=gs://bucket/refs", False),
+        ({"image_uri": "debian"}, "gs://bucket/refs:/mnt/refs", True),
+        ({"image_uri": "debian"}, "nfs://server/share:/mnt/disks2", True),
+        ({"image_uri": "debian"}, "gs://bucket/refs:/mnt/disks/../refs", True),
+        (
+            {"image_uri": "debian", **boot_image("batch-debian")},
+            "gs://bucket/refs:/mnt/refs",
+            False,
+        ),
+        ({"image_uri": "debian", **boot_image("batch-cos")}, "gs://bucket/refs:/mnt/refs", True),
+        (
+            {"image_uri": "debian", "runnables": "[{order: -1, script: {text: prepare}}]"},
+            "gs://bucket/refs:/mnt/refs",
+            False,
+        ),
+    ],
+)
+def test_mounts_of_containers(options: dict[str, Any], mount: str, refused: bool) -> None:
+    """Of the run, of a rule, and as a field: machines of containers have them in one place."""
+    spec = a_spec(options)
+    ways = [
+        (request_of(spec, NOTHING), Mounts(parse_mounts(mount))),
+        (request_of(a_spec(options, gbatch_mount=mount), NOTHING), Mounts([])),
+    ]
+    for request, mounts in ways:
+        if not refused:
+            check_mounts("align", request, mounts)
+            continue
+        with pytest.raises(SettingError, match=r"mount of rule align.*/mnt/disks.*batch-debian"):
+            check_mounts("align", request, mounts)
 
 
 def test_commands_without_a_container() -> None:

@@ -278,6 +278,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             hooks.add(history)  # the last one added is called first
         scheduler = make_scheduler(self, root, checked)
         scheduler.hooks = hooks
+        self._check_files(name, scheduler)
         if scheduler.brings_files:
             # What Snakemake leaves to the node where nothing is shared (touch, protected,
             # shadow, update), it has to do here.
@@ -295,6 +296,30 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         self.lanes.append(lane)
         self._tell_settings(lane)
         return lane
+
+    def _check_files(self, name: str, scheduler: SchedulerPostInit) -> None:
+        """Refuse a scheduler whose jobs find their files in storage only, where that is not said.
+
+        Snakemake would look for outputs here, and remove from storage what a job has made.
+
+        Raises
+        ------
+        UserError
+            Naming the scheduler and what to do.
+        """
+        usage = self.workflow.storage_settings.shared_fs_usage
+        if scheduler.needs_storage and SharedFSUsage.INPUT_OUTPUT in usage:
+            raise UserError(
+                f"Scheduler {name} shares no files with this machine, but --shared-fs-usage says "
+                "that inputs and outputs are shared. Add --shared-fs-usage none, with "
+                "--default-storage-provider and --default-storage-prefix."
+            )
+        in_storage = [lane.name for lane in self.lanes if lane.scheduler.needs_storage]
+        if scheduler.brings_files and in_storage:
+            raise UserError(
+                f"Schedulers {in_storage[0]} and {name} cannot run jobs of one workflow: for the "
+                "first its files have to lie in storage, the second sends them from this machine."
+            )
 
     def _tell_settings(self, lane: Lane) -> None:
         """Print all settings where that is asked for, and what of a profile means nothing."""

@@ -27,6 +27,7 @@ from snakemake.io import get_flag_value, is_callable, is_flagged
 
 from . import meter
 from .command import NODE_TMPDIR, Command, NotDirect, capture, why_not_direct
+from .find_bash import INTERPRETER
 from .layers import layers
 from .settled import why_unsettled
 from .wrapper import HEEDED
@@ -262,14 +263,14 @@ def group_script(
                 **command.files,
             }
             tmpdir_of_node = tmpdir_of_node or command.tmpdir_of_node
-            run = shlex.join([command.shell, f"{directory}/{script}"])
             functions += [
                 f"pipen_start_{number}() {{",
                 "pipen_enter",
                 *_before(job, seen),
-                _BRING_BACK,
+                f"pipen_interpreter {q(command.shell)}",
+                _BRING_BACK,  # FUNCNEST too, which may forbid to call functions
                 f". {q(f'{directory}/{env}')}",
-                f"exec {run}",
+                f'exec "$pipen_program" {q(f"{directory}/{script}")}',
                 "}",
                 f"pipen_end_{number}() {{",
                 f'(($1 == 0)) || pipen_fail {q(_called(job))} "$1"',
@@ -286,7 +287,7 @@ def group_script(
             steps.append(f"rm -rf -- {shlex.join(map(seen, temporary))}")
     measured = any(job.benchmark is not None for row in rows for job in row)
     head = _HEAD.replace("@HEEDED@", " ".join(HEEDED))
-    text = [head, _MEASURE if measured else _UNMEASURED, *functions, *steps, "exit 0"]
+    text = [head, INTERPRETER, _MEASURE if measured else _UNMEASURED, *functions, *steps, "exit 0"]
     return Script("\n".join(text) + "\n", files, tmpdir_of_node)
 
 

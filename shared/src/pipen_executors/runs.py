@@ -344,6 +344,7 @@ def _look_at(job: JobStory, *, here: bool) -> None:
         attempt.phase = Phase.DONE if rc == 0 else Phase.FAILED
         attempt.reason = None if rc == 0 else outcome_of(rc).reason
         attempt.ended = float(notes.get("end") or os.stat(files.file("job.rc")).st_mtime)
-    elif here and attempt.jid and not psutil.pid_exists(int(attempt.jid)):
+    elif here and attempt.jid.isdecimal() and not psutil.pid_exists(int(attempt.jid)):
+        # An id that is no number is a container's name: only its runtime knows of it.
         attempt.phase = Phase.FAILED
         attempt.reason = ExitReason.LOST

@@ -62,6 +62,9 @@ class SchedulerPostInit(Base):
     """Whether the files of every job are sent to it and brought here, so that to Snakemake's
     main process they are shared. A second Snakemake is told that it shares nothing; the
     files that the workflow is written in are among its inputs."""
+    needs_storage: bool = False
+    """Whether the files of a workflow have to lie in Snakemake's storage, because jobs share none
+    with this machine and only find them there."""
     runs_here: ClassVar[bool] = False
     """Whether jobs run on this machine, at once, so that its kernel sees what they write."""
     starts_at_once: ClassVar[bool] = False

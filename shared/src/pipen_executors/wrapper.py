@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import meter
+from .find_bash import INTERPRETER
 from .jobdir import INFO
 from .spec import JobSpec
 from .states import JobState
@@ -414,6 +415,15 @@ export TMPDIR TMP=$TMPDIR TEMPDIR=$TMPDIR TEMP=$TMPDIR
 """
 
 
+_HERE: Final = r"""
+pipen_interpreter "${pipen_argv[0]}"
+if [[ $pipen_program != "${pipen_argv[0]}" ]]; then
+    pipen_argv[0]=$pipen_program
+    printf -v cmd '%q ' "${pipen_argv[@]}"
+fi
+"""
+
+
 def export(name: str, value: str | None) -> str:
     """Return the line of a wrapper that sets or (None) removes a variable of the command."""
     if name in _OWN or name.startswith("pipen_"):
@@ -510,6 +520,8 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         _AFTER_PRESCRIPT.replace("@HEEDED@", " ".join(HEEDED)) if users else "",
         _array("pipen_argv", argv),
         f"cmd={q(shlex.join(argv))}",
+        INTERPRETER,
+        _HERE,
         "pipen_cmd=$cmd",
         "pipen_stage=prepare",
         context.prep,

@@ -19,6 +19,7 @@ RUN = [
     *("run", "--detach", "--network=host", "--pull=never"),
     *(word for volume in VOLUMES for word in ("--volume", volume)),
 ]
+LABEL = "--label=pipen.root=mine"
 KEPT_FACTS = ("SecurityOptions", "NCPU", "CpuCfsQuota", "MemoryLimit", "ServerErrors")
 """Of all that ``docker info`` says of a machine."""
 
@@ -39,12 +40,12 @@ def record(runtime: Runtime) -> dict[str, dict[str, Any]]:
     note("not-executable", *RUN, "--name=c2", "--entrypoint=/etc", IMAGE)
     note("no-source", *RUN, "--mount=type=bind,source=/no/such,target=/x", IMAGE, "true")
     note("bad-option", *RUN, "--no-such-flag", IMAGE, "true")
-    runtime.run(*RUN, "--name=c3", IMAGE, "sleep", "60")
+    runtime.run(*RUN, "--name=c3", LABEL, IMAGE, "sleep", "60")
     note("taken-name", *RUN, "--name=c3", IMAGE, "true")
-    runtime.run(*RUN, "--name=c4", IMAGE, "/bin/bash", "-c", "exit 9")
+    runtime.run(*RUN, "--name=c4", LABEL, IMAGE, "/bin/bash", "-c", "exit 9")
     runtime.run("wait", "c4")
     note("ps", "ps", "--all", "--format={{.Names}}\t{{.Status}}")
-    note("inspect", "inspect", "--type=container", "c3", "c4", "gone")
+    note("inspect", "inspect", "--type=container", "c2", "c3", "c4", "gone")
     note("stop-unknown", "stop", "--time=1", "gone")
     note("kill", "kill", "c3")
     note("pull-unreachable", "pull", f"localhost:{closed}/no-such:1")

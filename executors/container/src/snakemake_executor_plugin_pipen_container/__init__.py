@@ -39,8 +39,11 @@ class ExecutorSettings(SharedSettings):
         },
     )
     entrypoint: str = field(
-        default=Default("/bin/bash"),
-        metadata={"help": "What runs a job's script in the container: bash, or what starts it."},
+        default=Default("bash"),
+        metadata={
+            "help": "What runs a job's script in the container: bash, wherever the image has it, "
+            "or what starts it."
+        },
     )
     volumes: List[str] = field(
         default_factory=list,
@@ -124,10 +127,12 @@ class Executor(PipenExecutor):
     def make_scheduler(run: PipenExecutor, workdir: Path, checked: Checked) -> "ContainerScheduler":
         """Return the scheduler."""
         from .config import Config
+        from .directives import checked_arguments
         from .images import PULL_POLICIES
         from .mounts import (
             Surroundings,
             directories_of,
+            is_private,
             parse_cwd_volume,
             parse_volume,
             python_directories,
@@ -141,6 +146,11 @@ class Executor(PipenExecutor):
         if settings.volume_as_cwd is not None:
             cwd_volume = checked.read("volume_as_cwd", parse_cwd_volume)
             volumes.append(cwd_volume)
+        bin_args = [
+            word
+            for text in settings.bin_args
+            for word in checked.read_one("bin_args", text, parse_words)
+        ]
         python = checked.read("python", one_of(("none", "host"))) == "host"
         readable = directories_of(run.workflow)
         if python:
@@ -148,7 +158,10 @@ class Executor(PipenExecutor):
                 readable += python_directories(volumes)
             except ValueError as error:
                 raise SettingError(checked.where("python"), "host", str(error)) from None
-        here = dict.fromkeys(map(str, (Path.cwd(), run.workflow.workdir_init, workdir)))
+        here = [str(Path.cwd()), str(workdir)]
+        begun = str(run.workflow.workdir_init)
+        if not is_private(begun):  # Snakemake's --directory leads away from a home
+            here.append(begun)
         scheduler = ContainerScheduler(
             workdir,
             Config(
@@ -157,14 +170,12 @@ class Executor(PipenExecutor):
                 kind=kind,
                 image=settings.image,
                 entrypoint=tuple(checked.read("entrypoint", parse_words)),
-                surroundings=Surroundings(tuple(here), tuple(readable), tuple(volumes)),
+                surroundings=Surroundings(
+                    tuple(dict.fromkeys(here)), tuple(readable), tuple(volumes)
+                ),
                 cwd_volume=cwd_volume,
                 user=settings.user,
-                bin_args=tuple(
-                    word
-                    for text in settings.bin_args
-                    for word in checked.read_one("bin_args", text, parse_words)
-                ),
+                bin_args=tuple(checked_arguments(bin_args, checked.where("bin_args"), kind)),
                 remove=checked.read("remove", parse_switch),
                 pull=checked.read("pull", one_of(PULL_POLICIES)),
                 python=python,

@@ -62,7 +62,7 @@ class Containers:
             return parse.podman_facts(await self._said("info", "--format", "json"))
         return parse.docker_facts(await self._said("info", "--format", "{{json .}}"))
 
-    async def start(self, name: str, words: Sequence[str]) -> None:
+    async def start(self, name: str, words: Sequence[str], label: str) -> None:
         """Start a container in the background.
 
         Nobody is at its other end: it outlives this process, no pipe of it has to be
@@ -75,9 +75,11 @@ class Containers:
             Its name.
         words
             The rest of the command line.
+        label
+            One of the labels in ``words``; a container without it is another's.
         """
         done = await run([self.bin, "run", "--detach", "--pull=never", *_identity(name), *words])
-        if done.rc != 0 and parse.name_is_taken(done.stderr):
+        if done.rc != 0 and parse.name_is_taken(done.stderr) and name in await self.running(label):
             # An earlier call seemed to have failed and had come through.
             done = await run([self.bin, "start", name])
         if done.rc != 0:
@@ -88,28 +90,53 @@ class Containers:
         words = ["ps", "--all", f"--filter=label={label}", f"--format={parse.STATUS_FORMAT}"]
         return parse.running(await self._said(*words))
 
-    async def ends(self, names: Sequence[str]) -> Mapping[str, parse.Ended]:
-        """Return how containers ended; those that are no longer there are left out."""
+    async def ends(self, names: Sequence[str], label: str) -> Mapping[str, parse.Ended]:
+        """Return how containers ended; those that are gone, or lack the label, are left out."""
         done = await run([self.bin, "inspect", "--type=container", *names])
         if done.rc != 0 and not parse.only_unknown(done.stderr):
             raise TransientError(parse.message(done.stderr))
-        return parse.ends(done.stdout)
+        return parse.ends(done.stdout, label)
 
     async def last_words(self, name: str) -> str:
         """Return the last lines that the first command of a container has written."""
         done = await run([self.bin, "logs", "--tail=5", name])
         return " ".join((done.stdout + done.stderr).split("\n")).strip() if done.rc == 0 else ""
 
-    async def stop(self, names: Sequence[str], grace: float) -> None:
-        """End containers, with TERM and after a time (in seconds) with KILL."""
-        words = [self.bin, "stop", f"--time={max(1, round(grace))}", *names]
-        done = await run(words, patience=grace + _STOP_PATIENCE)
-        if done.rc != 0 and not parse.only_unknown(done.stderr):
-            raise TransientError(parse.message(done.stderr))
+    async def stop(self, names: Sequence[str], grace: float, label: str) -> None:
+        """End those containers that have a label and run.
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """Remove containers, whether they still run or not."""
-        await run([self.bin, "rm", "--force", *names])
+        TERM first and, after ``grace`` seconds, KILL. One that disappears meanwhile does not
+        keep the others: without ``--ignore``, Podman stops none of them if one is gone.
+
+        Raises
+        ------
+        TransientError
+            If some could not be stopped.
+        """
+        there = await self.running(label)
+        left = [name for name in names if there.get(name)]
+        while left:
+            words = ["stop", *self._ignoring(), f"--time={max(1, round(grace))}", *left]
+            done = await run([self.bin, *words], patience=grace + _STOP_PATIENCE)
+            if done.rc == 0:
+                return
+            there = await self.running(label)
+            before, left = left, [name for name in left if there.get(name)]
+            if left == before or not parse.only_unknown(done.stderr):
+                raise TransientError(parse.message(done.stderr))
+
+    async def remove(self, names: Iterable[str], label: str) -> None:
+        """Remove those containers that have a label, with the volumes that only they had."""
+        there = await self.running(label)
+        if left := [name for name in names if name in there]:
+            await run([self.bin, "rm", "--force", "--volumes", *self._ignoring(), *left])
+
+    def _ignoring(self) -> list[str]:
+        """Return the option by which Podman passes over containers that are gone.
+
+        Docker does so by itself (podman-stop(1), podman-rm(1)).
+        """
+        return ["--ignore"] if self.kind == "podman" else []
 
     async def has_image(self, image: str) -> bool:
         """Tell whether an image is here."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from pipen_executors.exceptions import SettingError, UserError
 from pipen_executors.spec import JobSpec
 
 from .images import image_name
 from .mounts import Mount, Surroundings
+
+BASH: Final = "bash"
+"""The entrypoint by default: the bash of the image, wherever that is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def of_sessions(jobs: Sequence[Job], sessions: Sessions) -> dict[Job, Outcome]:
 
 
 async def of_containers(
-    jobs: Sequence[Job], containers: Containers, user: str | None
+    jobs: Sequence[Job], containers: Containers, label: str, user: str | None
 ) -> dict[Job, Outcome]:
     """Say how containers ended: the wrapper's notes, then the runtime with one ``inspect``.
 
@@ -34,12 +34,14 @@ async def of_containers(
         Of Docker or Podman.
     containers
         Theirs.
+    label
+        What they all have.
     user
         Who jobs are in them, if that was set.
     """
     statuses = {job: job.directory.rc() for job in jobs}
     silent = [job for job, rc in statuses.items() if rc is None]
-    known = await containers.ends([job.jid for job in silent]) if silent else {}
+    known = await containers.ends([job.jid for job in silent], label) if silent else {}
     outcomes = {}
     for job, rc in statuses.items():
         end = known.get(job.jid)

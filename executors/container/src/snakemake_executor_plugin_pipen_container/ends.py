@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 from pipen_executors.exceptions import SchedulerError
@@ -10,6 +11,7 @@ from pipen_executors.job import Job
 from pipen_executors.jobdir import INFO
 from pipen_executors.states import ExitReason, Outcome, outcome_of
 
+from .config import BASH
 from .parse import Ended
 
 OOM_KILLS: Final = r"""
@@ -50,6 +52,11 @@ def of_container(job: Job, end: Ended) -> Outcome:
     return Outcome(ExitReason.LOST, None, detail)
 
 
+def names_program(error: SchedulerError, program: str) -> bool:
+    """Tell whether a runtime cannot start a program, which they quote, save crun."""
+    return re.search(rf"""(?:["`']|exec ){re.escape(program)}["`':]""", str(error)) is not None
+
+
 def of_refusal(error: SchedulerError, image: str, entrypoint: str, setting: str) -> SchedulerError:
     """Name the image of which a runtime says only that it cannot start a program in it.
 
@@ -62,7 +69,10 @@ def of_refusal(error: SchedulerError, image: str, entrypoint: str, setting: str)
     setting
         Where another program can be given.
     """
-    if error.reason is ExitReason.LAUNCH_FAILURE and entrypoint in str(error):
+    if error.reason is ExitReason.LAUNCH_FAILURE and names_program(error, entrypoint):
+        if entrypoint == BASH:
+            hint = f"image {image} has neither /bin/sh nor bash in its PATH ({setting})"
+            return SchedulerError(f"{hint}: {error}", error.reason)
         hint = f"image {image} cannot run {entrypoint} ({setting})"
         return SchedulerError(f"{hint}: {error}", error.reason)
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+import psutil
 import tenacity
 
 from pipen_executors.exceptions import SchedulerError, TransientError
@@ -39,7 +41,9 @@ def image_name(image: str, kind: str) -> str:
     >>> image_name("docker://debian:12", "podman"), image_name("debian:12", "apptainer")
     ('debian:12', 'docker://debian:12')
     """
-    if not image or image != image.strip() or any(map(str.isspace, image)):
+    if image.startswith("-"):
+        raise ValueError("the name of an image does not begin with a hyphen")
+    if not image or not image.isprintable() or any(map(str.isspace, image)):
         raise ValueError("expected the name of an image, such as docker.io/library/debian:12")
     scheme = _SCHEME.match(image)
     is_file = bool(_FILE.search(image)) or image.startswith(("/", "./", "../", "~"))
@@ -91,10 +95,22 @@ class SifFiles:
         """Fetch an image; what is in use is never written to."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         new = f"{self.path(image)}.{os.getpid()}.new"
-        done = await run([self._bin, "pull", "--force", new, image], patience=PULL_PATIENCE)
-        if done.rc != 0:
-            raise parse.pull_refusal(done.stderr)
-        os.replace(new, self.path(image))
+        try:
+            done = await run([self._bin, "pull", "--force", new, image], patience=PULL_PATIENCE)
+            if done.rc != 0:
+                raise parse.pull_refusal(done.stderr)
+            os.replace(new, self.path(image))
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+
+    def sweep(self) -> None:
+        """Remove what processes that are gone had begun to fetch."""
+        for path in self._directory.glob("*.new"):
+            pid = path.name.split(".")[-2]
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 class Images:

@@ -2,15 +2,21 @@
 
 Everything is mounted at the path that it has here, so that no command has to change:
 the directory of the workflow, the job directory and TMPDIR to be written to, inputs that
-lie elsewhere to be read, and the directories of outputs that lie elsewhere.
+lie elsewhere to be read, and the directories of outputs that lie elsewhere. Symbolic links
+are followed, so that what they lead to is there as well. A home directory is never mounted
+because of something in it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import os
+import pwd
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +34,21 @@ _WHOLE_SYSTEM: Final = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/s
 _SYSTEM: Final = frozenset(
     {"/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", "/var/tmp"}
 )
+_PLACES_OF_HOMES: Final = frozenset({"/home", "/Users", "/export/home", "/var/home"})
+_SECRET: Final = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".docker", ".kube"})
+"""Directories of which only files that are named are mounted."""
+_MOST_LINKS: Final = 40
+"""Links that the kernel follows in one path (path_resolution(7))."""
+_MOST_ENTRIES: Final = 100_000
+_MOST_MOUNTS: Final = 200
+_VOLUME_OPTIONS: Final = re.compile(
+    r"(?:ro|rw|z|Z|U|O|cached|delegated|consistent|(?:no)?copy|r?(?:shared|slave|private|bind)"
+    r"|(?:no)?(?:exec|dev|suid)|(?:idmap|upperdir|workdir|image-src|id)(?:=[^,]*)?)"
+    r"(?:,(?:[a-zA-Z][^,]*))*"
+)
+"""Options of a volume, which may follow a path that is the same in the container."""
+_VOLUME_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+"""Name of a volume of the runtime (docker-volume-create(1))."""
 _NAMED: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -43,25 +64,40 @@ class Mount:
         Whether the container may change it.
     name
         Variable that holds ``target`` in the job; empty for none.
+    options
+        Further options of the runtime's volumes, such as ``ro,Z``; empty for none.
+    field_list
+        The whole as the runtime's ``--mount`` takes it; empty for the usual.
     """
 
     source: str
     target: str
     writable: bool = True
     name: str = ""
+    options: str = ""
+    field_list: str = ""
 
 
 def parse_volume(text: str) -> Mount:
-    """Read ``host:container[:ro]``, ``host[:ro]`` or ``NAME=/host/path[:ro]``.
+    """Read a volume as Docker's ``--volume`` has it, as its ``--mount`` has it, or as pipen does.
+
+    That is ``host:container[:options]``, ``volume:container[:options]``, ``host[:options]``,
+    ``NAME=/host/path[:options]``, and ``type=…,source=…,target=…[,…]``. Options are those of
+    the runtime (docker-run(1), podman-run(1), ``apptainer exec --bind``), such as ``ro,Z``.
 
     >>> parse_volume("DATA=/srv:ro")
-    Mount(source='/srv', target='/mnt/disks/DATA', writable=False, name='DATA')
+    Mount(source='/srv', target='/mnt/disks/DATA', writable=False, name='DATA', options='', \
+field_list='')
     """
+    if text.startswith("type=") and "," in text:
+        return _parse_field_list(text)
     match = _NAMED.fullmatch(text)
     name, rest = match.groups() if match else ("", text)
     parts = rest.split(":")
-    mode = parts.pop() if parts[-1] in ("ro", "rw") else "rw"
-    if not 1 <= len(parts) <= (1 if name else 2) or not all(parts):
+    options = ""
+    if len(parts) == 3 or (len(parts) == 2 and (name or _VOLUME_OPTIONS.fullmatch(parts[1]))):
+        options = parts.pop()
+    if not 1 <= len(parts) <= (1 if name else 2) or not all(parts) or options.startswith("/"):
         raise ValueError("expected host:container[:ro] or NAME=/host/path[:ro]")
     source = os.path.abspath(parse_path(parts[0], DIRECTORY_AT_IMPORT))
     target = f"{MOUNT_ROOT}/{name}" if name else os.path.normpath(parts[-1])
@@ -70,8 +106,26 @@ def parse_volume(text: str) -> Mount:
     if not target.startswith("/"):
         raise ValueError(f"expected an absolute path in the container, not {target!r}")
     if not os.path.lexists(source):
-        raise ValueError(f"{source} does not exist")
-    return Mount(source, target, mode == "rw", name)
+        if len(parts) == 1 or not _VOLUME_NAME.fullmatch(parts[0]):
+            raise ValueError(f"{source} does not exist")
+        source = parts[0]
+    writable = "ro" not in options.split(",")
+    return Mount(source, target, writable, name, "" if options in ("ro", "rw") else options)
+
+
+def _parse_field_list(text: str) -> Mount:
+    """Read what ``--mount`` takes, which is passed on as it stands."""
+    (words,) = csv.reader([text])
+    fields = {name.strip().lower(): value for name, _, value in (w.partition("=") for w in words)}
+    found = [fields.get(name, "") for name in ("target", "destination", "dst")]
+    target = next(filter(None, found), "")
+    source = fields.get("source") or fields.get("src") or ""
+    if not target.startswith("/"):
+        raise ValueError("expected type=…,source=…,target=… with an absolute path as target")
+    if fields["type"] == "bind" and not os.path.lexists(source):
+        raise ValueError(f"{source or 'its source'} does not exist")
+    read_only = not {"readonly", "ro"}.isdisjoint(fields)
+    return Mount(source, os.path.normpath(target), not read_only, field_list=text)
 
 
 def parse_cwd_volume(text: str) -> Mount:
@@ -87,8 +141,10 @@ class Surroundings:
 
     Parameters
     ----------
-    writable, readable
-        Directories of the workflow.
+    writable
+        Directories of the workflow, its working directory first.
+    readable
+        Files and directories that its sources are in.
     volumes
         What the user wants mounted.
     """
@@ -97,8 +153,20 @@ class Surroundings:
     readable: tuple[str, ...]
     volumes: tuple[Mount, ...] = ()
 
+    def check(self, spec: JobSpec) -> None:
+        """Refuse a job whose files cannot be mounted without mounting what nobody asked for.
+
+        Raises
+        ------
+        UserError
+            Naming the rule, the path, and what to do.
+        """
+        self._collect(spec)
+
     def of_job(self, spec: JobSpec) -> list[Mount]:
         """Return the mounts of a job, those that lie in others behind them.
+
+        Directories of outputs are made.
 
         Raises
         ------
@@ -106,27 +174,57 @@ class Surroundings:
             If an output lies where nothing can be mounted.
         """
         here = self.writable[0]
-        tmpdir = str(spec.resources.extra.get("tmpdir") or tempfile.gettempdir())
-        ours = set(self.writable)
-        if spec.shadow_dir is not None:
-            ours.add(os.path.abspath(os.path.join(here, spec.shadow_dir)))
         for path in (*spec.products, *spec.outputs, *spec.logs):
-            directory = os.path.dirname(os.path.normpath(os.path.join(here, path)))
-            if not is_below(directory, ours):
-                _refuse_system(directory, path, spec.rule)
-                os.makedirs(directory, exist_ok=True)
-                ours.add(directory)
-        theirs = set(self.readable)
+            os.makedirs(os.path.dirname(os.path.join(here, path)), exist_ok=True)
+        tmpdir = _tmpdir(spec, here)
+        if tmpdir:
+            with contextlib.suppress(OSError):  # the job says what is wrong with it
+                os.makedirs(tmpdir, exist_ok=True)
+        ours, theirs = self._collect(spec)
         for path in spec.inputs:
-            for place in _hops(os.path.join(here, path)):
-                if not is_below(place, ours) and not is_below(place, theirs):
-                    theirs.update(_to_mount(place))
+            for link in links_in(os.path.join(here, path)):
+                for place, root in hops(link):
+                    if not is_below(place, ours) and not is_below(place, theirs):
+                        theirs.update(_to_read(place, root))
         theirs = {path for path in theirs if not is_below(path, ours)}
-        chosen = {path: Mount(path, path, False) for path in _outermost(theirs)}
-        written = {*ours, tmpdir} if os.path.isdir(tmpdir) else ours
+        written = [path for path in ours if os.path.exists(path)]
+        if tmpdir and os.path.isdir(tmpdir) and not is_private(tmpdir):
+            written += [place for place, _ in hops(tmpdir)]
+        chosen = {path: Mount(path, path, False) for path in _gathered(_outermost(theirs))}
         chosen |= {path: Mount(path, path) for path in _outermost(written)}
         chosen |= {volume.target: volume for volume in self.volumes}
         return [chosen[target] for target in sorted(chosen)]
+
+    def _collect(self, spec: JobSpec) -> tuple[set[str], set[str]]:
+        """Return what a job may write and what it may read, links in directories left out."""
+        here, rule = self.writable[0], spec.rule
+        as_they_are = [volume for volume in self.volumes if volume.source == volume.target]
+        ours = {volume.target for volume in as_they_are if volume.writable}
+        theirs = {volume.target for volume in as_they_are if not volume.writable}
+        shadow = [os.path.join(here, spec.shadow_dir)] if spec.shadow_dir else []
+        for path in (*self.writable, *shadow):
+            for place, root in hops(path):
+                if not is_below(place, ours):
+                    ours.add(_to_write(place, root, f"the directory {path}", rule))
+        for path in (*spec.products, *spec.outputs, *spec.logs):
+            file = os.path.join(here, path)
+            for place, root in hops(os.path.dirname(file)):
+                if not is_below(place, ours):
+                    ours.add(_to_write(place, root, path, rule))
+            if os.path.islink(file):  # what is updated in place
+                for place, _ in hops(file):
+                    if not is_below(place, ours):
+                        above = os.path.dirname(place)
+                        ours.add(above if may_be_seen(above) else place)
+        theirs.update(self.readable)
+        for path in spec.inputs:
+            for place, root in hops(os.path.join(here, path)):
+                if not is_below(place, ours) and not is_below(place, theirs):
+                    is_mounted = os.path.isdir(place) and not is_of_system(place)
+                    if is_mounted and is_private(place):
+                        raise _too_much(place, f"reads {path}", rule)
+                    theirs.update(_to_read(place, root))
+        return ours, theirs
 
 
 def is_below(path: str, directories: Iterable[str]) -> bool:
@@ -139,6 +237,98 @@ def is_of_system(path: str) -> bool:
     return path in _SYSTEM or is_below(path, (*_WHOLE_SYSTEM, *_OWN))
 
 
+def is_private(path: str) -> bool:
+    """Tell whether a directory is somebody's home, or holds homes.
+
+    What holds keys for ssh is taken for one, wherever it lies.
+    """
+    homes = _homes()
+    return (
+        path in homes
+        or any(is_below(home, [path]) for home in homes)
+        or os.path.dirname(path) in _PLACES_OF_HOMES
+        or os.path.isdir(f"{path}/.ssh")
+    )
+
+
+def _homes() -> set[str]:
+    homes = {os.path.expanduser("~")}
+    with contextlib.suppress(KeyError):
+        homes.add(pwd.getpwuid(os.getuid()).pw_dir)
+    homes |= {os.path.realpath(home) for home in homes}
+    return {home for home in homes if home.startswith("/") and home != "/"}
+
+
+def may_be_seen(directory: str) -> bool:
+    """Tell whether a directory may be mounted because of one file in it."""
+    return not (
+        is_of_system(directory)
+        or is_private(directory)
+        or not _SECRET.isdisjoint(directory.split("/"))
+    )
+
+
+def hops(path: str) -> Iterator[tuple[str, str]]:
+    """Follow a path through symbolic links as the kernel does (path_resolution(7)).
+
+    Yields
+    ------
+    tuple of str
+        The path, and after each link the path that it leads to; each with the target of the
+        link by itself, which is empty for the first. Loops end.
+    """
+    here, rest, root = "/", path.split("/"), ""
+    links, is_new = 0, True
+    while True:
+        if is_new and ".." not in rest:
+            yield os.path.join(here, *(part for part in rest if part not in ("", "."))), root
+            is_new = False
+        if not rest:
+            return
+        part = rest.pop(0)
+        if part == "..":
+            here = os.path.dirname(here)
+        elif part not in ("", "."):
+            step = os.path.join(here, part)
+            if not os.path.islink(step):
+                here = step
+                continue
+            links, is_new = links + 1, True
+            if links > _MOST_LINKS:
+                return
+            target = os.readlink(step)
+            root = os.path.normpath(os.path.join(here, target))
+            rest = [*target.split("/"), *rest]
+            here = "/" if target.startswith("/") else here
+
+
+def links_in(directory: str) -> Iterator[str]:
+    """Yield the symbolic links in a directory, and in directories that they lead to.
+
+    No directory is looked into twice, and no more than :data:`_MOST_ENTRIES` entries are
+    looked at: a file is none.
+    """
+    left, seen, count = [os.path.realpath(directory)], set(), 0
+    while left:
+        place = left.pop()
+        if place in seen or is_of_system(place) or is_private(place):
+            continue
+        seen.add(place)
+        try:
+            entries = os.scandir(place)
+        except OSError:  # a file, or not readable: then not for the job either
+            continue
+        with entries:
+            for entry in entries:
+                if (count := count + 1) > _MOST_ENTRIES:
+                    return
+                if entry.is_symlink():
+                    yield entry.path
+                    left.append(os.path.realpath(entry.path))
+                elif entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+
+
 def _outermost(paths: Iterable[str]) -> list[str]:
     kept: list[str] = []
     for path in sorted(paths):
@@ -147,50 +337,92 @@ def _outermost(paths: Iterable[str]) -> list[str]:
     return kept
 
 
-def _hops(path: str) -> Iterator[str]:
-    """Yield a path and, where it goes through symbolic links, the paths that they lead to."""
-    path = os.path.normpath(path)
-    for _ in range(40):
-        yield path
-        if os.path.realpath(path) == path:
+def _gathered(paths: list[str]) -> list[str]:
+    """Return directories above some paths, if these are too many to be mounted one by one."""
+    while len(paths) > _MOST_MOUNTS:
+        above = Counter(os.path.dirname(path) for path in paths)
+        parents = {path for path, count in above.items() if count > 1 and may_be_seen(path)}
+        if not parents:
+            break
+        paths = _outermost({*paths, *parents})
+    return paths
+
+
+def _to_read(place: str, root: str) -> Iterator[str]:
+    """Yield what to mount so that a file or directory is seen.
+
+    The directory that a link leads to is mounted as a whole, and with a file those that lie
+    beside it (an index of it, say), unless that would show what is nobody else's business.
+
+    Parameters
+    ----------
+    place, root
+        One of the :func:`hops`.
+    """
+    if is_below(place, _OWN) or not os.path.lexists(place):
+        return
+    if os.path.isdir(place):
+        if not is_of_system(place) and not is_private(place):
+            yield root if root and may_be_seen(root) else place
+        return
+    for directory in (root, os.path.dirname(place)):
+        if directory and os.path.isdir(directory) and may_be_seen(directory):
+            yield directory
             return
-        parts = path.split("/")
-        for end in range(2, len(parts) + 1):
-            prefix = "/".join(parts[:end])
-            if os.path.islink(prefix):
-                to = os.path.join(os.path.dirname(prefix), os.readlink(prefix), *parts[end:])
-                path = os.path.normpath(to)
-                break
+    yield place
 
 
-def _to_mount(path: str) -> Iterator[str]:
-    """Yield what to mount so that an input is seen, with the files that lie beside it."""
-    if is_below(path, _OWN) or not os.path.lexists(path):
-        return
-    if os.path.isdir(path):
-        if not is_of_system(path):
-            yield path
-        return
-    directory = os.path.dirname(path)
-    yield path if is_of_system(directory) else directory
+def _to_write(place: str, root: str, what: str, rule: str) -> str:
+    """Return the directory to mount so that files can be made in one.
+
+    Raises
+    ------
+    UserError
+        If that is the image's own, or somebody's home.
+    """
+    for directory in filter(None, (root, place)):
+        if not is_of_system(directory) and not is_private(directory):
+            return directory
+    if place in ("/tmp", "/var/tmp"):
+        return place
+    if is_private(place):
+        raise _too_much(place, f"writes {what}", rule)
+    raise UserError(
+        f"Rule {rule} writes {what}; {place} is the image's own in a container. Let it "
+        "write into another directory, or mount one there (setting volumes)."
+    )
 
 
-def _refuse_system(directory: str, path: str, rule: str) -> None:
-    if is_of_system(directory) and directory not in ("/tmp", "/var/tmp"):
-        raise UserError(
-            f"Rule {rule} writes {path}; {directory} is the image's own in a container. Let it "
-            "write into another directory, or mount one there (setting volumes)."
-        )
+def _too_much(directory: str, does: str, rule: str) -> UserError:
+    return UserError(
+        f"Rule {rule} {does}, for which its container would see all of {directory}, a home "
+        "directory with whatever else is in it. Use a directory below it, or have all of it "
+        f"mounted on purpose (setting volumes: {directory})."
+    )
+
+
+def _tmpdir(spec: JobSpec, here: str) -> str:
+    """Return the directory for temporary files of a job; empty if only the job knows it."""
+    asked = str(spec.resources.extra.get("tmpdir") or tempfile.gettempdir())
+    path = os.path.expanduser(os.path.expandvars(asked))
+    return "" if "$" in path else os.path.normpath(os.path.join(here, path))
 
 
 def directories_of(workflow: Any) -> list[str]:
-    """Return where the sources of a workflow lie: Snakefiles, their caches, its configuration."""
+    """Return where the sources of a workflow lie: Snakefiles, their caches, its configuration.
+
+    Of a home directory or a system's it is the files themselves.
+    """
     files = [file.get_path_or_uri(secret_free=True) for file in workflow.included]
     files += [str(file) for file in workflow.overwrite_configfiles]
     cache = workflow.sourcecache
-    found = [os.path.dirname(os.path.abspath(file)) for file in files if "://" not in file]
+    found = [os.path.abspath(file) for file in files if "://" not in file]
     found += [str(cache.cache_path), str(cache.runtime_cache_path)]
-    return [path for path in dict.fromkeys(found) if os.path.isdir(path) and not is_of_system(path)]
+    return list(
+        dict.fromkeys(
+            path for file in found for place, root in hops(file) for path in _to_read(place, root)
+        )
+    )
 
 
 def python_directories(volumes: Sequence[Mount]) -> list[str]:
@@ -209,4 +441,4 @@ def python_directories(volumes: Sequence[Mount]) -> list[str]:
             f"the Python that runs Snakemake is the system's ({sys.base_prefix}), which cannot be "
             "mounted over that of an image; use one of conda or uv"
         )
-    return [path for path in left if not is_of_system(path)]
+    return [path for path in left if not is_of_system(path) and not is_private(path)]

@@ -62,11 +62,18 @@ class Facts:
         CPUs that a container can have.
     limits
         Options for limits that it can hold a container to, of ``cpus`` and ``memory``.
+    remaps
+        Whether the daemon gives containers other user numbers (dockerd(8), ``userns-remap``).
+    keeps_groups
+        Whether containers can keep the supplementary groups of an ordinary user (podman-run(1),
+        ``--group-add keep-groups``: only crun can).
     """
 
     rootless: bool
     cpus: int
     limits: frozenset[str]
+    remaps: bool = False
+    keeps_groups: bool = False
 
 
 def docker_facts(text: str) -> Facts:
@@ -80,9 +87,11 @@ def docker_facts(text: str) -> Facts:
     info = _json(text)
     if errors := info.get("ServerErrors"):
         raise TransientError(errors[0])
+    security = info.get("SecurityOptions") or []
     limits = {"cpus": info.get("CpuCfsQuota"), "memory": info.get("MemoryLimit")}
     return Facts(
-        rootless="name=rootless" in (info.get("SecurityOptions") or []),
+        rootless="name=rootless" in security,
+        remaps="name=userns" in security,
         cpus=int(info.get("NCPU") or 1),
         limits=frozenset(name for name, possible in limits.items() if possible),
     )
@@ -95,6 +104,7 @@ def podman_facts(text: str) -> Facts:
     limits = {"cpus": "cpu", "memory": "memory"}
     return Facts(
         rootless=bool(host.get("security", {}).get("rootless")),
+        keeps_groups=host.get("ociRuntime", {}).get("name") == "crun",
         cpus=int(host.get("cpus") or 1),
         limits=frozenset(name for name, needed in limits.items() if needed in controllers),
     )
@@ -125,8 +135,9 @@ class Ended:
     error: str
 
 
-def ends(text: str) -> Mapping[str, Ended]:
-    """Read what ``inspect`` says of containers, by their names."""
+def ends(text: str, label: str) -> Mapping[str, Ended]:
+    """Read what ``inspect`` says of containers with a label (``name=value``), by their names."""
+    key, _, value = label.partition("=")
     try:
         found = json.loads(text or "[]")
     except ValueError:
@@ -138,6 +149,7 @@ def ends(text: str) -> Mapping[str, Ended]:
             entry["State"].get("Error") or "",
         )
         for entry in found
+        if (entry.get("Config", {}).get("Labels") or {}).get(key) == value
     }
 
 

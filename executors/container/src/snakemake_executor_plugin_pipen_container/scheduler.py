@@ -20,16 +20,17 @@ from pathlib import Path
 from xqute.schedulers.container_scheduler import ContainerScheduler as XquteContainerScheduler
 
 from pipen_executors.exceptions import SchedulerError, TransientError, UserError
+from pipen_executors.find_bash import start_with_bash
 from pipen_executors.job import Job
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.sessions import Sessions
 from pipen_executors.settings import ENVIRONMENT_AT_IMPORT
 from pipen_executors.spec import JobSpec
-from pipen_executors.states import JobState, Outcome, Presence, Report
+from pipen_executors.states import ExitReason, JobState, Outcome, Presence, Report
 
 from . import endings, ends, parse
 from .commands import Containers
-from .config import Config, check_python, image_of
+from .config import BASH, Config, check_python, image_of
 from .directives import (
     apptainer_words,
     checked_options,
@@ -82,7 +83,8 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         self._labels = Labels.of_run(workdir)
         self._sessions = Sessions()
         self._names: dict[str, str] = {}
-        self._tidier = Tidier(self._containers, wanted=config.remove)
+        self._without_sh: set[str] = set()
+        self._tidier = Tidier(self._containers, self._labels.root, wanted=config.remove)
 
     # -- beginning and end ---------------------------------------------------------------
 
@@ -96,7 +98,9 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         """
         config = self._config
         self._facts = parse.Facts(False, os.cpu_count() or 1, frozenset())
-        if self.kind != "apptainer":
+        if self.kind == "apptainer":
+            self._sifs.sweep()
+        else:
             self._facts = await self._containers.facts()
             await self._tidier.sweep(self._labels.root)
         store: Store = self._sifs if self.kind == "apptainer" else self._containers
@@ -113,11 +117,12 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
 
     def check(self, spec: JobSpec) -> None:
         """Refuse a job without an image, and one that needs what its image has not."""
-        checked_options(spec.options, f"options of rule {spec.rule}")
+        checked_options(spec.options, f"options of rule {spec.rule}", self.kind)
         if spec.on_host:
             return
         image_of(spec, self._config)
         check_python(spec, self._config)
+        self._config.surroundings.check(spec)
 
     # -- submission ----------------------------------------------------------------------
 
@@ -144,9 +149,10 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         await self._images.ensure(image, unless=lambda: self._is_unwanted(job))
         if self._is_unwanted(job):
             return SchedulerError("cancelled while its image was awaited")
-        mounts = config.surroundings.of_job(spec)
-        options = checked_options(spec.options, f"options of rule {spec.rule}")
-        argv = [*config.entrypoint, wrapper]
+        # Directories of inputs may hold many files.
+        mounts = await asyncio.to_thread(config.surroundings.of_job, spec)
+        options = checked_options(spec.options, f"options of rule {spec.rule}", self.kind)
+        argv = self._argv(image, wrapper)
         if self.kind == "apptainer":
             sif = self._sifs.path(image)
             words = apptainer_words(config.bin, spec, mounts, options, config.bin_args, sif, argv)
@@ -157,23 +163,54 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
             **options,
         }
         labels = self._labels.of_job(spec)
-        words = run_words(mounts, labels, options, config.bin_args, image, argv)
-        return await self._start(job, words, image)
 
-    async def _start(self, job: Job, words: Sequence[str], image: str) -> str:
-        """Start a container; return its name."""
+        def command(argv: Sequence[str]) -> list[str]:
+            return run_words(mounts, labels, options, config.bin_args, image, argv)
+
+        name = self._name(job)
+        try:
+            await self._start(name, command(argv), image)
+        except SchedulerError as error:
+            if not self._needs_no_sh(image, argv, error):
+                raise
+            await self._containers.remove([name], self._labels.root)
+            await self._start(name, command(self._argv(image, wrapper)), image)
+        return name
+
+    def _argv(self, image: str, wrapper: str) -> list[str]:
+        """Return what starts a wrapper in an image: its own bash, or what the user wants."""
+        entrypoint = self._config.entrypoint
+        if entrypoint != (BASH,):
+            return [*entrypoint, wrapper]
+        return [BASH, "-p", wrapper] if image in self._without_sh else start_with_bash(wrapper)
+
+    def _needs_no_sh(self, image: str, argv: Sequence[str], error: SchedulerError) -> bool:
+        """Tell whether an image refused ``/bin/sh``; from then on bash is named to it."""
+        is_missing = error.reason is ExitReason.LAUNCH_FAILURE and ends.names_program(
+            error, argv[0]
+        )
+        if is_missing and self._config.entrypoint == (BASH,) and argv[0] != BASH:
+            self._without_sh.add(image)
+            return True
+        return False
+
+    def _name(self, job: Job) -> str:
+        """Return the name of the container of a new submission."""
         name = container_name(f"{self.jobname_prefix}-{job.spec.rule}", job.token)
         key = job.spec.key
         self._tidier.discard(self._names.pop(key, ""))  # of an earlier attempt
         self._names[key] = name
+        return name
+
+    async def _start(self, name: str, words: Sequence[str], image: str) -> None:
+        """Start a container."""
         try:
-            await self._containers.start(name, words)
+            await self._containers.start(name, words, self._labels.root)
         except TransientError:
             raise
         except SchedulerError as error:
             setting = f"--{self._config.prefix}-entrypoint"
             raise ends.of_refusal(error, image, self._config.entrypoint[0], setting) from None
-        return name
 
     def _is_unwanted(self, job: Job) -> bool:
         return job.state is JobState.KILLING or job.state.is_final
@@ -182,7 +219,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         """Have the container of a job that has ended removed."""
         self._sessions.forget(job)
         name = self._names.pop(job.spec.key, job.jid)
-        if not name.isdigit():
+        if not name.isdecimal():
             self._tidier.discard(name)
 
     # -- queries -------------------------------------------------------------------------
@@ -203,7 +240,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         sessions, contained = _divided(jobs)
         outcomes = endings.of_sessions(sessions, self._sessions)
         return outcomes | await endings.of_containers(
-            contained, self._containers, self._config.user
+            contained, self._containers, self._labels.root, self._config.user
         )
 
     def judge(self, job: Job, outcome: Outcome) -> Outcome:
@@ -218,7 +255,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         ending: list[Awaitable[None]] = [self._sessions.kill(sessions, self.kill_grace)]
         if contained:
             names = [job.jid for job in contained]
-            ending.append(self._containers.stop(names, self.kill_grace))
+            ending.append(self._containers.stop(names, self.kill_grace, self._labels.root))
         await asyncio.gather(*ending)
 
     # -- the wrapper -------------------------------------------------------------------------
@@ -246,5 +283,5 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
 
 def _divided(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     """Return which jobs are sessions and which are containers."""
-    sessions = [job for job in jobs if job.jid.isdigit()]
-    return sessions, [job for job in jobs if not job.jid.isdigit()]
+    sessions = [job for job in jobs if job.jid.isdecimal()]
+    return sessions, [job for job in jobs if not job.jid.isdecimal()]

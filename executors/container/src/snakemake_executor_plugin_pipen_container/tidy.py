@@ -24,12 +24,15 @@ class Tidier:
     ----------
     containers
         Of which runtime.
+    label
+        One that all of them have; no others are removed.
     wanted
         Whether any are to be removed.
     """
 
-    def __init__(self, containers: Containers, *, wanted: bool) -> None:
+    def __init__(self, containers: Containers, label: str, *, wanted: bool) -> None:
         self._containers = containers
+        self._label = label
         self._wanted = wanted
         self._names: set[str] = set()
         self._closing = asyncio.Event()
@@ -68,4 +71,4 @@ class Tidier:
                 await asyncio.wait_for(self._closing.wait(), _PAUSE)
             names, self._names = sorted(self._names), set()
             with contextlib.suppress(SchedulerError):
-                await self._containers.remove(names)
+                await self._containers.remove(names, self._label)

@@ -100,7 +100,8 @@ class ExecutorSettings(SharedSettings):
         default=None, metadata={"help": "Image of a container that jobs run in."}
     )
     entrypoint: Optional[str] = field(
-        default=None, metadata={"help": "Entrypoint of the container (default: /bin/bash)."}
+        default=None,
+        metadata={"help": "Entrypoint of the container (default: the bash of the image)."},
     )
     commands: List[str] = field(
         default_factory=list,

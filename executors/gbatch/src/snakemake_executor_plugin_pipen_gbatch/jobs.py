@@ -85,7 +85,7 @@ wrapper=${wrappers[${BATCH_TASK_INDEX:-0}]}
 directory=${wrapper%/*}
 scratch=@SCRATCH@/${directory##*/}
 mkdir -p -- "$scratch"
-/bin/bash -p "$wrapper" < /dev/null &
+"$BASH" -p "$wrapper" < /dev/null &
 child=$!
 trap 'kill -s TERM "$child" 2>/dev/null' TERM INT
 @WATCH@while :; do

@@ -8,6 +8,7 @@ snakemake-executor-plugin-googlebatch, so that workflows written for it go on wo
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -16,7 +17,7 @@ from pipen_executors.exceptions import SettingError
 from pipen_executors.spec import JobSpec
 
 from .message import Table, merged
-from .mounts import Mounts
+from .mounts import ROOT, Mounts
 from .predecessor import predecessors
 from .request import Request, over, policy_fields, read_options, spec_fields
 from .runnables import runnables_of
@@ -62,6 +63,42 @@ def request_of(spec: JobSpec, run: Request) -> Request:
         request, read_options(own, lambda name: f"resource gbatch_{name} of rule {spec.rule}")
     )
     return _with_retries(_with_accelerators(spec, request))
+
+
+def check_mounts(rule: str, request: Request, mounts: Mounts) -> None:
+    """Refuse a mount that the machine of a job cannot have.
+
+    Where all runnables are containers and no boot image is named, Batch takes its
+    Container-Optimized OS, whose root file system is read-only but for ``/mnt/disks``
+    (Batch, "Create and run a job that uses storage volumes": ``mountPath``).
+
+    Raises
+    ------
+    SettingError
+        Naming the rule, the mount, and what to do.
+    """
+    if not all("container" in table for table in runnables_of(request, "")):
+        return
+    instances = request.table.get("allocation_policy", {}).get("instances") or [{}]
+    image = str(instances[0].get("policy", {}).get("boot_disk", {}).get("image", ""))
+    if instances[0].get("instance_template") or (image and not image.startswith("batch-cos")):
+        return
+    groups = request.table.get("task_groups") or [{}]
+    volumes = [
+        *(mounts.volumes()),
+        *(mount.volume() for mount in request.mounts),
+        *(groups[0].get("task_spec", {}).get("volumes") or []),
+    ]
+    for volume in volumes:
+        path = posixpath.normpath(str(volume.get("mount_path", ROOT)))
+        if not f"{path}/".startswith(f"{ROOT}/"):
+            raise SettingError(
+                f"The mount of rule {rule}, which runs in a container,",
+                path,
+                f"the machines of containers have mounts only below {ROOT}; use a directory "
+                "there, or NAME=gs://bucket/path, or another boot image with the option "
+                "allocationPolicy={instances: [{policy: {bootDisk: {image: batch-debian}}}]}",
+            )
 
 
 def job_table(

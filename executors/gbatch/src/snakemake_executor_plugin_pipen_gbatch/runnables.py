@@ -6,12 +6,15 @@ import shlex
 from typing import Final
 
 from pipen_executors.exceptions import SettingError
+from pipen_executors.find_bash import start_with_bash
 
 from .message import Table
 from .request import Command, Request
 
 SHELL: Final = "/bin/bash"
-"""What runs the wrapper (``{lang}`` in pipen's commands)."""
+"""What runs the wrapper on a machine (``{lang}`` in pipen's commands)."""
+IMAGE_SHELL: Final = "bash"
+"""What runs it in a container: only the image knows where that is."""
 
 
 def runnables_of(request: Request, script: str) -> list[Table]:
@@ -55,11 +58,11 @@ def _container(command: Command, template: Table, script: str) -> Table:
     entrypoint = container.get("entrypoint") or command.entrypoint
     words = list(container.get("commands") or command.commands)
     if not entrypoint:
-        entrypoint, words = SHELL, [*words, script]
+        entrypoint, *words = start_with_bash(*words, script)
     elif any("{script}" in word for word in words):
-        words = [word.replace("{lang}", SHELL).replace("{script}", script) for word in words]
+        words = [word.replace("{lang}", IMAGE_SHELL).replace("{script}", script) for word in words]
     else:
-        words.append(shlex.join([SHELL, script]))
+        words.append(shlex.join([IMAGE_SHELL, script]))
     return {**container, "entrypoint": entrypoint, "commands": words}
 
 

@@ -29,10 +29,9 @@ from .bucket import Place
 from .calls import Calls
 from .cancelling import Cancelling
 from .mounts import Mounts
-from .options import job_table, request_of
+from .options import check_mounts, job_table, request_of
 from .queries import Queries
 from .request import Request
-from .runnables import runnables_of
 from .transfer import Transfer
 
 
@@ -89,6 +88,7 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
         self._request = request
         self._mounts = mounts
         self._shared = shared
+        self.needs_storage = not shared
         self._cwd_on_node = cwd_on_node
         self._secrets = dict(secret_variables or {})
         self.given_by_node = frozenset(self._secrets)
@@ -144,7 +144,7 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
 
     def check(self, spec: JobSpec) -> None:
         """Check that a job of Batch follows from what a job asks for."""
-        runnables_of(request_of(spec, self._request), "script")
+        check_mounts(spec.rule, request_of(spec, self._request), self._mounts)
 
     def likeness(self, job: Job) -> Hashable:
         """Put jobs of one rule that ask for the same things together."""
