@@ -15,7 +15,7 @@ from .conformance.harness import wait_for
 
 _WHOLE = ("pipen-local", "pipen-slurm")
 """Executors on which all of the suite runs each time."""
-_OF_THE_SHARED_LAYER = ("hooking", "settings", "strategies")
+_OF_THE_SHARED_LAYER = ("chaos", "hooking", "settings", "strategies")
 """Modules of the suite that are about what no backend has a part in."""
 
 _CLUSTERS = {"slurm", "sge", "ssh", "container", "gbatch"}
@@ -26,6 +26,13 @@ _ALONE = (
     "test_xqute_defects.py",
 )
 """Files whose tests need nothing that is brought up for more than one of them."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the tests that take random decisions."""
+    chaos = parser.getgroup("chaos", "kills at random moments (tests/conformance/chaos.py)")
+    chaos.addoption("--chaos-kills", type=int, help="How often Snakemake is killed (5).")
+    chaos.addoption("--chaos-seed", type=int, help="The seed that a failure has printed.")
 
 
 def pytest_configure() -> None:

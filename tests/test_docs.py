@@ -101,3 +101,12 @@ def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_promises_have_tests() -> None:
+    text = (HERE / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", text)
+    assert named
+    for file, test in named:
+        source = (HERE / "tests" / file).read_text()
+        assert re.search(rf"^ *def {test}\(", source, re.MULTILINE), f"{file}::{test}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .conformance.base import ConformanceBase
-from .conformance.harness import Backend, Workflow
+from .conformance.harness import Backend, Workflow, wait_for
 from .conformance.suite import ExecutorConformance
 
 BACKEND = Backend("pipen-local", local=True)
@@ -221,3 +221,61 @@ class TestOutOfMemory(ConformanceBase):
         )
         failure = workflow.run(timeout=60).failed().failure("a")
         assert failure.message.startswith("out of memory, exit status 137"), failure.message
+
+
+class TestTakingCare(ConformanceBase):
+    """What a run does not wait for, and what it leaves alone."""
+
+    __test__ = True
+    backend = BACKEND
+
+    def test_third_interrupt_ends_the_waiting(self, workflow: Workflow) -> None:
+        """Jobs that do not end at SIGTERM are named, and dealt with by the next run."""
+        workflow.snakefile(
+            """
+            rule held:
+                output: "out"
+                shell:
+                    "trap 'touch told' TERM; echo held >> effects; echo half > {output}; "
+                    "until [ -e go ]; do sleep 0.05; done; echo whole > {output}"
+            """
+        )
+        arguments = self.backend.option("kill_grace", 600)
+        process = workflow.start(*arguments)
+        process.wait_for(lambda: workflow.lines("effects"), "the start of the job")
+        process.interrupt()
+        process.wait_for(lambda: workflow.exists("told"), "the cancellation")
+        process.interrupt()
+        process.says("Another Ctrl-C ends Snakemake without waiting")
+        process.interrupt()
+        result = process.wait().failed()
+        result.line("1 jobs may still be there", workflow.job("held").jid)
+        workflow.file("go")
+        wait_for(lambda: not workflow.processes(), "the end of the job")
+        workflow.run(*arguments).ok()
+        assert workflow.read("out") == "whole\n"
+
+    def test_two_workflows_with_one_workdir(self, workflow: Workflow, tmp_path: Path) -> None:
+        """As one in a profile: neither takes the other's jobs for its own."""
+        other = Workflow(tmp_path / "other", self.backend)
+        arguments = self.backend.option("workdir", tmp_path / "jobs")
+        for one in (workflow, other):
+            one.snakefile(
+                """
+                rule held:
+                    output: "out"
+                    shell:
+                        "echo held >> effects; until [ -e go ]; do sleep 0.05; done; pwd > {output}"
+                """
+            )
+        first = workflow.start(*arguments)
+        first.wait_for(lambda: workflow.lines("effects"), "the start of the first job")
+        second = other.start(*arguments)
+        second.wait_for(lambda: other.lines("effects"), "the start of the second job")
+        for one in (workflow, other):
+            one.file("go")
+        first.wait().ok()
+        second.wait().ok().lacks("earlier run")
+        for one in (workflow, other):
+            assert one.read("out") == f"{one.dir}\n"
+            assert one.lines("effects") == ["held"]

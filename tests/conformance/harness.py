@@ -293,6 +293,10 @@ class Process:
         """Send SIGTERM to Snakemake itself."""
         self._popen.terminate()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to Snakemake itself."""
+        self._popen.send_signal(number)
+
     def kill9(self) -> None:
         """Send SIGKILL to Snakemake itself and see it gone."""
         self._popen.kill()

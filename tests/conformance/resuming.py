@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from .base import ConformanceBase
+from .chaos import left_by
 from .harness import Process, Workflow, wait_for
 
 _HELD = "until [ -e go.{rule} ]; do sleep 0.05; done; "
@@ -102,16 +103,41 @@ class Resuming(ConformanceBase):
         assert sorted(workflow.lines("effects")) == ["done", "ended", "last", "running"]
 
     def test_all_kinds_of_jobs_are_known_again(self, workflow: Workflow) -> None:
-        """Scripts, shadow directories, benchmarks, groups: none is taken for a changed one."""
+        """None is taken for a changed one because the next command line has other options.
+
+        Scripts, shadow directories, benchmarks, groups, and jobs behind a checkpoint, which come
+        into the DAG when Snakemake has looked at its markers already.
+        """
         self.needs_shared_files()
         workflow.snakefile(
             """
             HERE = workflow.basedir
             rule all:
-                input: "python.out", "shadow.out", "bench.out", "group.out", "run.out", "piped.out"
+                input:
+                    "python.out", "bash.out", "shadow.out", "bench.out", "group.out", "run.out",
+                    "piped.out", "behind.out"
             rule python:
                 output: "python.out"
                 script: "say.py"
+            rule bash:
+                output: "bash.out"
+                script: "say.sh"
+            checkpoint many:
+                output: "parts"
+                shell: "echo many >> effects; echo 1 > {output}"
+            rule part:
+                input: "parts"
+                output: "part.{n}"
+                shell:
+                    "echo part >> effects; echo half > {output}; "
+                    "until [ -e go ]; do sleep 0.05; done; echo whole > {output}"
+            def parts(wildcards):
+                with open(checkpoints.many.get().output[0]) as lines:
+                    return [f"part.{line.strip()}" for line in lines]
+            rule behind:
+                input: parts
+                output: "behind.out"
+                shell: "echo behind >> effects; cat {input} > {output}"
             rule shadow:
                 output: "shadow.out"
                 params: here=HERE
@@ -128,7 +154,8 @@ class Resuming(ConformanceBase):
                 output: temp("group.tmp")
                 group: "g"
                 shell:
-                    "echo group1 >> effects; until [ -e go ]; do sleep 0.05; done; touch {output}"
+                    "echo group1 >> effects; echo half > {output}; "
+                    "until [ -e go ]; do sleep 0.05; done; touch {output}"
             rule group2:
                 input: "group.tmp"
                 output: "group.out"
@@ -161,17 +188,27 @@ class Resuming(ConformanceBase):
             open(snakemake.output[0], "w").close()
             """,
         )
-        process = workflow.start(jobs=10)
-        under_way = {"python", "shadow", "bench", "group1", "run", "producer", "consumer"}
+        workflow.file(
+            "say.sh", "echo bash >> effects\nuntil [ -e go ]; do sleep 0.05; done\ntouch bash.out\n"
+        )
+        process = workflow.start(jobs=12)
+        under_way = {
+            *("python", "bash", "shadow", "bench", "group1", "run", "producer", "consumer"),
+            *("many", "part"),
+        }
         process.wait_for(lambda: set(workflow.lines("effects")) == under_way, "all starts")
         process.kill9()
-        process = workflow.start("--nolock", "--rerun-incomplete", jobs=10)
-        process.says("taken up again", times=6)
+        other = ("--nolock", "--printshellcmds", "--latency-wait", "9", "--config", "unused=1")
+        process = workflow.start(*other, jobs=11)
+        process.says("taken up again", times=8)
+        assert not workflow.exists("behind.out"), "half an output is not taken for a whole one"
         workflow.file("go")
         process.wait().ok()
-        assert Counter(workflow.lines("effects")) == dict.fromkeys({*under_way, "group2"}, 1)
+        expected = dict.fromkeys({*under_way, "group2", "behind"}, 1)
+        assert Counter(workflow.lines("effects")) == expected
         assert workflow.read("piped.out") == "data\n"
-        workflow.assert_nothing_runs()
+        assert workflow.read("behind.out") == "whole\n"
+        assert not list(left_by(workflow))
 
     def test_changed_rule_is_another_job(self, workflow: Workflow) -> None:
         """The old job is ended and the new one run; one that ended badly is run again too."""

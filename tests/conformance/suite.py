@@ -7,6 +7,7 @@ the reason as the docstring of the override.
 from __future__ import annotations
 
 from .cancelling import Cancelling
+from .chaos import Chaos
 from .ending import Failures, Success, Timeouts
 from .environment import Environment, Scripts
 from .extremes import Extremes
@@ -37,5 +38,6 @@ class ExecutorConformance(
     Execution,
     Metadata,
     Resuming,
+    Chaos,
 ):
     """All parts; a backend sets ``__test__ = True`` and ``backend``."""
