@@ -9,7 +9,7 @@ from .harness import Workflow
 from .kinds import BOTH
 
 NAMES = [
-    "two  words",
+    "two  words, a=b",
     "it's",
     'say "hi" now',
     "$HOME",

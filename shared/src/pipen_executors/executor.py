@@ -20,7 +20,7 @@ from snakemake_interface_executor_plugins.executors.base import AbstractExecutor
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
-from snakemake_interface_executor_plugins.utils import format_cli_arg
+from snakemake_interface_executor_plugins.utils import encode_target_jobs_cli_args, format_cli_arg
 
 from . import filesystem
 from .exceptions import SchedulerError, UserError
@@ -583,6 +583,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         ``{threads}`` stays what it is.
         """
         arguments = RealExecutor.get_job_args(self, job, cores=max(1, int(job.threads)))
+        arguments = with_file_targets(arguments, job)
         if SharedFSUsage.INPUT_OUTPUT in self.workflow.storage_settings.shared_fs_usage:
             files = [str(file) for file in job.get_wait_for_files()]
             if files:
@@ -752,6 +753,26 @@ def _handle(info: SubmittedJobInfo) -> Job:
 def _marker(info: SubmittedJobInfo) -> str:
     """Return what Snakemake's marker of incomplete output says of a job."""
     return f"{_lane(info).checked.prefix}:{_handle(info).spec.key}"
+
+
+def with_file_targets(arguments: str, job: Any) -> str:
+    """Return a job's arguments for a second Snakemake with targets that it reads as they are meant.
+
+    It takes a comma in a wildcard's value of ``--target-jobs`` for the beginning of the next
+    wildcard (snakemake/target_jobs.py), quoted or not. Then its jobs are named by their outputs,
+    as they are spelled in the rule: it changes nothing of them. One that begins with a hyphen it
+    would take for an option.
+    """
+    specs = list(job.get_target_spec())
+    values = [value for spec in specs for value in (spec.wildcards_dict or {}).values()]
+    members = list(job.jobs) if job.is_group() else [job]
+    targets = [str(next(iter(member.output), member.rule.name)) for member in members]
+    if not any("," in str(value) for value in values):
+        return arguments
+    if any(target.startswith("-") for target in targets):
+        return arguments
+    jobs = format_cli_arg("--target-jobs", encode_target_jobs_cli_args(specs))
+    return arguments.replace(jobs, shlex.join(targets), 1)
 
 
 def _explain(info: SubmittedJobInfo, handle: Job) -> str:

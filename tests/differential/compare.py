@@ -1,0 +1,143 @@
+"""What is different, and which differences are meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .running import Observed
+from .snapshot import Text
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is not the same.
+
+    Attributes
+    ----------
+    where
+        What was looked at, such as ``content r1/0``.
+    local, other
+        What was found after the local executor's run, and after the other's.
+    """
+
+    where: str
+    local: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"{self.where}\n    local: {self.local!r}\n    other: {self.other!r}"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A difference that is meant.
+
+    Attributes
+    ----------
+    where
+        Pattern of :attr:`Difference.where`.
+    executors
+        For which; empty for all.
+    reason
+        Why, as docs/differences.md says it.
+    other
+        Pattern of what the other executor has to have left; empty for anything.
+    """
+
+    where: str
+    executors: tuple[str, ...]
+    reason: str
+    other: str = ""
+
+
+ALLOWED: Final[Sequence[Allowed]] = (
+    Allowed(
+        r"place .* variable XQUTE_\w+",
+        (),
+        "Jobs have the variables `XQUTE_JOB_INDEX`, `XQUTE_METADIR` and `XQUTE_JOB_METADIR`, "
+        "which xqute promises to what it runs.",
+    ),
+    Allowed(
+        r"place .* variable (SLURM\w*|HOSTNAME|ENVIRONMENT)",
+        ("pipen-slurm",),
+        "Slurm sets variables for its jobs: those that begin with `SLURM`, `HOSTNAME` and "
+        "`ENVIRONMENT`.",
+    ),
+    Allowed(
+        r"place .* variable _RJEM_MALLOC_CONF",
+        (),
+        "Variables that a library sets in the process of Snakemake when it is loaded, such as "
+        "`_RJEM_MALLOC_CONF` of polars, may reach jobs that start later.",
+    ),
+    Allowed(
+        r"file .*/shadow/@TMP@.*",
+        (),
+        "The local executor leaves the shadow directory of a job that failed.",
+        "nothing",
+    ),
+    Allowed(
+        r"metadata .* shellcmd",
+        (),
+        "In the metadata of a job, the command has `<TBD>` for what only the node knows or what "
+        "depends on files that the same group makes.",
+        "<TBD>",
+    ),
+)
+
+
+def compare(local: Observed, other: Observed, executor: str) -> list[Difference]:
+    """Return the differences that are not meant."""
+    found = [*_runs(local, other), *_seen(local, other)]
+    if local.report != other.report:
+        found.append(Difference("report", str(local.report), str(other.report)))
+    return [difference for difference in found if not is_allowed(difference, executor)]
+
+
+def is_allowed(difference: Difference, executor: str) -> bool:
+    """Tell whether a difference is meant."""
+    return any(
+        re.fullmatch(allowed.where, difference.where, re.DOTALL)
+        and (not allowed.executors or executor in allowed.executors)
+        and re.search(allowed.other, difference.other)
+        for allowed in ALLOWED
+    )
+
+
+def _seen(local: Observed, other: Observed) -> list[Difference]:
+    keys = sorted(local.seen.keys() | other.seen.keys())
+    return [
+        Difference(key, local.seen.get(key, "nothing"), other.seen.get(key, "nothing"))
+        for key in keys
+        if local.seen.get(key) != other.seen.get(key)
+    ]
+
+
+def _runs(local: Observed, other: Observed) -> list[Difference]:
+    found = []
+    for name in local.runs.keys() | other.runs.keys():
+        mine = other.runs.get(name)
+        theirs = local.runs.get(name) or local.runs["dry run by local"]
+        if mine is None:
+            found.append(Difference(name, "was there", "was not"))
+            continue
+        for what, one, two in (
+            ("exit status", theirs.rc, mine.rc),
+            ("jobs", sorted(theirs.started().items()), sorted(mine.started().items())),
+            ("failed rules", sorted(theirs.failed()), sorted(_failed(mine, theirs))),
+            ("restarts", theirs.restarts(), mine.restarts()),
+            ("traceback", "Traceback (" in theirs.text, "Traceback (" in mine.text),
+        ):
+            if one != two:
+                found.append(Difference(f"{name}: {what}", str(one), str(two)))
+    return found
+
+
+def _failed(mine: Text, theirs: Text) -> set[str]:
+    """Return the rules that were said to fail, without those that ran again and succeeded.
+
+    The local executor is silent about a job that is tried again.
+    """
+    return mine.failed() & theirs.failed() if mine.restarts() else mine.failed()
