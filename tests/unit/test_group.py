@@ -338,6 +338,76 @@ def test_benchmark_of_a_member(here: Path) -> None:
     assert usage.rss > 0
 
 
+_SHADOWS = """
+    rule made:
+        output: "made/a", directory("made.d")
+        group: "g"
+        shell: "echo a > {output[0]}; mkdir {output[1]}; echo x > {output[1]}/x"
+    rule linked:
+        input: "made/a", "made.d", "data/in x"
+        output: "linked/out", "linked/link", protected("linked/guarded")
+        log: "logs/linked.log"
+        group: "g"
+        shadow: "minimal"
+        shell:
+            "readlink made/a 'data/in x' > {output[0]};"
+            "cat {input[0]} 'data/in x' made.d/x >> {output[0]};"
+            "ls -A >> {output[0]}; ln -s out {output[1]}; touch junk {output[2]};"
+            "echo l > {log}; STOP"
+    rule all_of_it:
+        input: "linked/out"
+        output: "all/out", touch("all/touched")
+        group: "g"
+        shadow: "shallow"
+        shell: "ls -A | sort > {output[0]}; touch junk"
+    rule copied:
+        input: "all/out"
+        output: "copied/out"
+        group: "g"
+        shadow: "copy-minimal"
+        shell: "stat -c %F all/out > {output}; pwd >> {output}"
+    """
+
+
+def test_shadow_directories_at_their_own_moment(here: Path) -> None:
+    (here / "data").mkdir()
+    (here / "data/in x").write_text("data\n")
+    group = Planned(here, _SHADOWS.replace("STOP", "true"), "copied", "copied")
+    assert group.spec.direct, group.spec.why_respawned
+    result = group.run()
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = (here / "linked/out").read_text().splitlines()
+    # From .snakemake/shadow/<name>/made and .../data.
+    assert lines[:2] == ["../../../../made/a", "../../../../data/in x"]
+    assert lines[2:] == ["a", "data", "x", "data", "linked", "logs", "made", "made.d"]
+    assert os.readlink(here / "linked/link") == "out"
+    assert stat.S_IMODE((here / "linked/guarded").stat().st_mode) == 0o444
+    assert (here / "logs/linked.log").read_text() == "l\n"
+    everything = (here / "all/out").read_text().split()
+    assert {".snakemake", "Snakefile", "all", "data", "linked"} <= set(everything)
+    assert (here / "all/touched").exists()
+    kind, place = (here / "copied/out").read_text().splitlines()
+    assert kind == "regular file"
+    assert Path(place).parent == here / ".snakemake/shadow"
+    assert not (here / "junk").exists()
+    assert list((here / ".snakemake/shadow").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("--keep-incomplete",)])
+def test_shadow_directory_of_a_member_that_fails(here: Path, arguments: tuple[str, ...]) -> None:
+    """Its logs come back, as with the local executor."""
+    (here / "data").mkdir()
+    (here / "data/in x").touch()
+    snakefile = _SHADOWS.replace("STOP", "exit 4")
+    result = Planned(here, snakefile, "copied", "copied", *arguments).run()
+    assert result.returncode == 4
+    assert (here / "logs/linked.log").read_text() == "l\n"
+    assert not (here / "linked/out").exists()
+    kept = list((here / ".snakemake/shadow").iterdir())
+    assert len(kept) == len(arguments)
+    assert ("the shadow directory is kept" in result.stderr) == bool(arguments)
+
+
 _TWO = """
     import os
     from pathlib import Path

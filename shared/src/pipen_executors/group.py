@@ -25,11 +25,12 @@ from typing import Any, Final
 
 from snakemake.io import get_flag_value, is_callable, is_flagged
 
-from . import meter
+from . import meter, shadow
 from .command import NODE_TMPDIR, Command, NotDirect, capture, why_not_direct
 from .find_bash import INTERPRETER
 from .layers import layers
 from .settled import why_unsettled
+from .shadow import why_no_shadow
 from .wrapper import HEEDED
 
 SHELL: Final = ("/bin/bash", "-p")
@@ -50,6 +51,7 @@ pipen_fail() { # the member, exit status
     trap '' TERM
     kill -s TERM 0
     wait
+    pipen_leave_shadows
     exit "$2"
 }
 # Wait for all that run. wait -n (from bash 4.3) only wakes this shell: it does not say which.
@@ -186,7 +188,7 @@ def why_group_not_direct(group: Any, workflow: Any, *, stages: bool) -> str | No
             continue
         why = why_not_direct(job, workflow, stages=stages, piped=True)
         if why is None and job.is_shadow:
-            why = "a shadow directory is made when its inputs are there"
+            why = "no files are shared for its shadow directory" if stages else why_no_shadow(job)
         if why is None and job.benchmark is not None and stages:
             why = "its benchmark is measured where no files are shared"
         if why is None and not measured.isdisjoint(job.input):
@@ -249,8 +251,8 @@ def group_script(
     steps: list[str] = []
     tmpdir_of_node = False
     number = 0
-    used_up = _used_up(group, workflow, rows)
-    for row, temporary in zip(rows, used_up, strict=True):
+    shadows = shadow.root(workflow)
+    for row, temporary in zip(rows, _used_up(group, workflow, rows), strict=True):
         for job in row:
             command = _member(job, workflow, directory, seen, f"job.{number}")
             if job in ahead and (why := why_unsettled(job, command, made)) is not None:
@@ -263,21 +265,17 @@ def group_script(
                 **command.files,
             }
             tmpdir_of_node = tmpdir_of_node or command.tmpdir_of_node
-            functions += [
-                f"pipen_start_{number}() {{",
-                "pipen_enter",
-                *_before(job, seen),
+            run = [
                 f"pipen_interpreter {q(command.shell)}",
                 _BRING_BACK,  # FUNCNEST too, which may forbid to call functions
                 f". {q(f'{directory}/{env}')}",
                 f'exec "$pipen_program" {q(f"{directory}/{script}")}',
-                "}",
-                f"pipen_end_{number}() {{",
-                f'(($1 == 0)) || pipen_fail {q(_called(job))} "$1"',
-                *(f"{line} && pipen_fail {q(_called(job))} 1" for line in _checks(job, seen)),
-                *_after(job, seen),
-                "}",
             ]
+            functions += _functions(job, number, run, seen, shadows)
+            if job.is_shadow:
+                steps.append(
+                    f"pipen_new_shadow {number} {q(shadows)} || pipen_fail {q(_called(job))} 1"
+                )
             steps.append(f"(pipen_start_{number}) & pipen_running[$!]={number}")
             if job.benchmark is not None:
                 steps.append(f"pipen_measure {number} {q(f'{directory}/{usage_file(job)}')}")
@@ -286,11 +284,69 @@ def group_script(
         if temporary:
             steps.append(f"rm -rf -- {shlex.join(map(seen, temporary))}")
     measured = any(job.benchmark is not None for row in rows for job in row)
-    head = _HEAD.replace("@HEEDED@", " ".join(HEEDED))
-    text = [head, INTERPRETER, _MEASURE if measured else _UNMEASURED, *functions, *steps, "exit 0"]
+    shadowed = any(job.is_shadow for row in rows for job in row)
+    keeps = workflow.execution_settings.keep_incomplete
+    text = [
+        _HEAD.replace("@HEEDED@", " ".join(HEEDED)),
+        INTERPRETER,
+        _MEASURE if measured else _UNMEASURED,
+        shadow.FUNCTIONS.replace("@KEEP@", shadow.KEEP if keeps else "")
+        if shadowed
+        else _UNSHADOWED,
+        *functions,
+        *steps,
+        "exit 0",
+    ]
     return Script("\n".join(text) + "\n", files, tmpdir_of_node)
 
 
+def _functions(
+    job: Any, number: int, run: Sequence[str], seen: Callable[[str], str], shadows: str
+) -> list[str]:
+    """Return the functions that start a member and look after it when it has ended."""
+
+    def word(path: str) -> str:
+        return shadow.inside(path) if job.is_shadow else shlex.quote(seen(path))
+
+    name = shlex.quote(_called(job))
+    enter, leave, saved = [], [], []
+    if job.is_shadow:
+        enter = [
+            *(f"{line} || exit" for line in shadow.fill(job, shadows)),
+            'cd -- "$pipen_shadow" || exit',
+        ]
+        leave = [
+            *(
+                f"{line} || pipen_fail {name} 1"
+                for line in shadow.move_out([*_files(job), *job.log])
+            ),
+            f"pipen_leave_shadow {number}",
+        ]
+        saved = [
+            f"pipen_save_logs_{number}() {{",
+            *(_call("pipen_create", job.log, word) or [":"]),
+            *shadow.move_out(job.log),
+            "}",
+        ]
+    return [
+        f"pipen_start_{number}() {{",
+        "pipen_enter",
+        *_before(job, seen),
+        *enter,
+        *run,
+        "}",
+        *saved,
+        f"pipen_end_{number}() {{",
+        *([f"local pipen_shadow=${{pipen_shadows[{number}]}}"] if job.is_shadow else []),
+        f'(($1 == 0)) || pipen_fail {name} "$1"',
+        *(f"{line} && pipen_fail {name} 1" for line in _checks(job, word)),
+        *leave,
+        *_after(job, seen),
+        "}",
+    ]
+
+
+_UNSHADOWED: Final = "pipen_leave_shadows() { :; }"
 _UNMEASURED: Final = 'pipen_ended() { "pipen_end_$1" "$2"; }'
 
 _MEASURE: Final = rf"""
@@ -345,10 +401,10 @@ def _files(job: Any) -> list[Any]:
     ]
 
 
-def _call(function: str, paths: Iterable[Any], seen: Callable[[str], str]) -> list[str]:
+def _call(function: str, paths: Iterable[Any], word: Callable[[str], str]) -> list[str]:
     """Return the line that calls a function of the script with paths, if there are any."""
-    names = [seen(str(path)) for path in paths]
-    return [f"{function} {shlex.join(names)}"] if names else []
+    words = [word(str(path)) for path in paths]
+    return [f"{function} {' '.join(words)}"] if words else []
 
 
 def _before(job: Any, seen: Callable[[str], str]) -> list[str]:
@@ -356,35 +412,39 @@ def _before(job: Any, seen: Callable[[str], str]) -> list[str]:
     old = [file for file in _files(job) if not is_flagged(file, "update")]
     logs = [*job.log, job.benchmark] if job.benchmark else list(job.log)
     parents = {seen(str(file)).rpartition("/")[0] for file in (*_files(job), *logs)} - {""}
+
+    def word(path: str) -> str:
+        return shlex.quote(seen(path))
+
     lines = [
-        *_call("pipen_remove", [f for f in old if not f.is_directory] + list(job.log), seen),
-        *_call("pipen_remove_directories", [f for f in old if f.is_directory], seen),
-        *_call("pipen_make_parents", sorted(parents), str),
+        *_call("pipen_remove", [f for f in old if not f.is_directory] + list(job.log), word),
+        *_call("pipen_remove_directories", [f for f in old if f.is_directory], word),
+        *_call("pipen_make_parents", sorted(parents), shlex.quote),
     ]
     return [f"{line} || exit" for line in lines]
 
 
-def _checks(job: Any, seen: Callable[[str], str]) -> list[str]:
+def _checks(job: Any, word: Callable[[str], str]) -> list[str]:
     """Return what tells, when a member has ended, that it has not done what it should."""
     made, touched = _files(job), job.touch_output
     files = [file for file in made if not file.is_directory]
     directories = [file for file in made if file.is_directory]
     lines = [
-        *_call("! pipen_create", [f for f in files if f in touched] + list(job.log), seen),
-        *_call("! mkdir -p --", [f for f in directories if f in touched], seen),
-        *_call("pipen_is_missing", files, seen),
-        *_call("pipen_is_no_directory", directories, seen),
+        *_call("! pipen_create", [f for f in files if f in touched] + list(job.log), word),
+        *_call("! mkdir -p --", [f for f in directories if f in touched], word),
+        *_call("pipen_is_missing", files, word),
+        *_call("pipen_is_no_directory", directories, word),
     ]
     for file in made:
         ensured = get_flag_value(file, "ensure") or {}
         if ensured.get("non_empty"):
-            lines += _call("pipen_is_empty", [file], seen)
+            lines += _call("pipen_is_empty", [file], word)
         if algorithm := ensured.get("checksum_algorithm"):
             checksum = ensured["checksum"]
             if is_callable(checksum):
                 checksum = checksum(job.wildcards)
-            words = [_SUMS[algorithm], str(checksum), seen(str(file))]
-            lines.append(f"pipen_differs {shlex.join(words)}")
+            sum_of = f"pipen_differs {_SUMS[algorithm]} {shlex.quote(str(checksum))}"
+            lines += _call(sum_of, [file], word)
     return lines
 
 
@@ -502,5 +562,3 @@ async def prepare_group(group: Any, workflow: Any, *, removes: bool) -> None:
             for file in chain(job.output, job.log):
                 if not is_flagged(file, "pipe"):
                     file.prepare()
-        if job.benchmark:
-            job.benchmark.prepare()
