@@ -43,8 +43,9 @@ for pipen_name in @HEEDED@; do
     [[ -z ${!pipen_name+set} ]] || pipen_kept+=("$pipen_name=${!pipen_name}")
     unset -v "$pipen_name"
 done
-# Warnings that a scheduler sends before the end of a job are its members' business.
-trap : USR1 USR2
+# Warnings that a scheduler sends before the end of a job are its members' business. A trap here
+# would interrupt wait, and bash may then have lost the exit status that it was to tell.
+trap '' USR1 USR2
 declare -A pipen_running=()
 pipen_fail() { # the member, exit status
     echo "pipen: $1 failed with exit status $2; its group ends" >&2
