@@ -123,12 +123,12 @@ class QueueEntry:
         """Whether the state is one of squeue(1)'s, JOB STATE CODES."""
         return self.state in PRESENCE or self.state in ENDS
 
-    def is_of(self, token: str, name: str) -> bool:
+    def is_of(self, token: str, name: str, first: str | None = None) -> bool:
         """Tell whether it is a job's entry, and not that of another one with the same id.
 
-        Slurm uses its ids again, in the order of years or when it has lost its state. An array
-        has the token of its first job. Where a site puts something else into comments, the name
-        has to do.
+        Slurm uses its ids again: in the course of years, or at once when a slurmctld that was
+        killed comes back with the state of some seconds before. Where a site puts something
+        else into comments, the name has to do.
 
         Parameters
         ----------
@@ -136,10 +136,15 @@ class QueueEntry:
             Of the job's submission.
         name
             What the job's name in the queue begins with.
+        first
+            The token of the first job of its array, which the whole array has; None where
+            that is not known.
         """
         if marks := MARK.findall(self.comment):
             marked, count = marks[-1]
-            return int(count) > 1 if "_" in self.jid else bool(marked == token)
+            if "_" in self.jid and first is None:
+                return int(count) > 1
+            return bool(marked == (first or token))
         return self.name.startswith(name)
 
     @property

@@ -77,7 +77,8 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         self._hopeless: set[Job] = set()
         self._warn = warn
         self._unknown_states: set[str] = set()
-        self._submitted_here: set[str] = set()
+        self._holders: dict[str, Job] = {}  # who got an id last, of what was submitted here
+        self._first_tokens: dict[str, str] = {}
 
     # -- submission --------------------------------------------------------------------
 
@@ -141,7 +142,8 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
                 answers |= dict.fromkeys(part, error)
             else:
                 answers |= dict(zip(part, jids, strict=True))
-                self._submitted_here.update(jids)
+                self._holders |= dict(zip(jids, part, strict=True))
+                self._first_tokens |= dict.fromkeys((job.token for job in part), part[0].token)
                 self._room = min(2 * self._room, _LARGEST_ARRAY)
             rest = rest[len(part) :]
         return answers
@@ -170,13 +172,24 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         self, jobs: Sequence[Job], *, ended_too: bool = False
     ) -> dict[Job, parse.QueueEntry]:
         """Return the lines of squeue that are those of jobs, not of others with the same ids."""
+        jobs = self._with_ids_of_their_own(jobs)
         found = await self._slurm.queue((job.jid for job in jobs), ended_too=ended_too)
         return {
             job: entry
             for job in jobs
             if (entry := found.get(job.jid)) is not None
-            and (job.jid in self._submitted_here or entry.is_of(job.token, self._name(job)))
+            and (
+                job.record is None
+                or entry.is_of(job.token, self._name(job), self._first_tokens.get(job.token))
+            )
         }
+
+    def _with_ids_of_their_own(self, jobs: Sequence[Job]) -> list[Job]:
+        """Leave out jobs whose id another one has got since: Slurm has forgotten them.
+
+        So it does with jobs that were submitted in the last seconds before slurmctld was killed.
+        """
+        return [job for job in jobs if self._holders.get(job.jid, job) is job]
 
     def _name(self, job: Job) -> str:
         """Return what a job's name in the queue begins with."""
@@ -237,6 +250,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
 
     async def _accounting(self, jobs: Sequence[Job]) -> dict[Job, Outcome]:
         """Ask sacct how jobs ended; records that are older than the submission are others'."""
+        jobs = self._with_ids_of_their_own(jobs)
         found = await self._slurm.accounting(job.jid for job in jobs)
         return {
             job: end.outcome
@@ -278,10 +292,11 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
 
         Those of earlier runs only if they are still in the queue, by their mark.
         """
-        earlier = [job for job in jobs if job.jid not in self._submitted_here]
+        jobs = self._with_ids_of_their_own(jobs)
+        earlier = [job for job in jobs if job.jid not in self._holders]
         if earlier:
             own = await self._own_entries(earlier)
-            jobs = [job for job in jobs if job in own or job.jid in self._submitted_here]
+            jobs = [job for job in jobs if job in own or job.jid in self._holders]
         if not jobs:
             return
         await self._slurm.cancel((job.jid for job in jobs), self._submissions.array_sizes)
