@@ -22,14 +22,15 @@ class SettingError(UserError):
         The setting as the user wrote it, for example ``--pipen-local-forks`` or
         ``resource pipen_timeout of rule align``.
     value
-        The value that was given.
+        The value that was given; None if there is none.
     problem
         A sentence, without its full stop, that says what is wrong with it or what would be
         right (``expected a whole number, 1 or more``).
     """
 
     def __init__(self, where: str, value: object, problem: str) -> None:
-        super().__init__(f"{where} is {value!r}: {problem}.")
+        shown = "not set" if value is None else repr(value)
+        super().__init__(f"{where} is {shown}: {problem}.")
 
 
 class SchedulerError(Exception):

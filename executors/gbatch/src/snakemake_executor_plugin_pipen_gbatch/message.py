@@ -59,8 +59,9 @@ def checked(table: Mapping[str, Any], where: str) -> Table:
     try:
         json_format.ParseDict(plain, batch_v1.Job.pb()())
     except json_format.ParseError as error:
+        reason = str(error).partition(": invalid literal")[0].rstrip(".")
         raise SettingError(
-            where, dict(table), f"it does not make a job of Batch ({error})"
+            where, dict(table), f"it does not make a job of Batch ({reason})"
         ) from None
     return plain
 

@@ -158,7 +158,9 @@ def read_partitions(path: Path, where: str) -> list[Partition]:
     """
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise SettingError(where, str(path), f"it cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
         raise SettingError(where, str(path), f"it cannot be read as YAML ({error})") from None
     tables = content.get("partitions") if isinstance(content, Mapping) else None
     if not isinstance(tables, Mapping) or not tables:
