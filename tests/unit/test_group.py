@@ -518,7 +518,7 @@ def test_defaults_that_depend_on_sizes_matter_only_where_they_are_read(here: Pat
 )
 def test_expressions(text: str, settled: bool) -> None:
     names = ("attempt", "input", "threads", "wildcards")
-    assert is_settled_expression(text, names, ("exists", "shutil"), ()) is settled
+    assert is_settled_expression(text, names, ("exists", "shutil"), frozenset()) is settled
 
 
 CONFIG: dict[str, Any] = {"template": "{input.size}", "level": 3}

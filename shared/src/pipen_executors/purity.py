@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import dis
+import functools
 import itertools
 import math
 import os
@@ -182,10 +183,11 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from codes(constant)
 
 
+@functools.lru_cache(maxsize=4096)
 def is_settled(
     function: Callable[..., Any],
-    attributes: Collection[str] = (),
-    functions: Collection[Callable[..., Any]] = (),
+    attributes: frozenset[str] = frozenset(),
+    functions: frozenset[Callable[..., Any]] = frozenset(),
 ) -> bool:
     """Tell whether what a function returns follows from its arguments and plain data alone.
 
@@ -202,7 +204,7 @@ def is_settled(
 
 
 def is_settled_expression(
-    text: str, arguments: Collection[str], others: Collection[str], attributes: Collection[str]
+    text: str, arguments: Collection[str], others: Collection[str], attributes: frozenset[str]
 ) -> bool:
     """Tell the same of an expression, as --default-resources and --set-resources take.
 
