@@ -712,7 +712,7 @@ class TestRefusals(OnOne):
         [
             ("bin", "no-such-runtime", "there is no such command"),
             ("bin_type", "lxc", "docker, podman, apptainer"),
-            ("image", "tool.sif", "the name of an image in a registry"),
+            ("image", "tool.sif", "takes only names of images in a registry"),
             ("image", "two words", "the name of an image"),
             ("volumes", "/no/such:/x", "/no/such does not exist"),
             ("volumes", "/usr:relative", "an absolute path in the container"),
