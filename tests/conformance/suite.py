@@ -13,6 +13,7 @@ from .environment import Environment, Scripts
 from .extremes import Extremes
 from .hooking import Hooks
 from .kinds import Code, Kinds, Outputs
+from .nodes import Nodes
 from .resuming import Resuming
 from .settings import BadSettings, Execution, GoodSettings, Metadata
 from .strategies import Halt, KeepGoing, Retries
@@ -31,6 +32,7 @@ class ExecutorConformance(
     Code,
     Environment,
     Scripts,
+    Nodes,
     Hooks,
     Extremes,
     BadSettings,

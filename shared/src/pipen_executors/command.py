@@ -10,7 +10,6 @@ Snakemake's, in every case, and nothing of it is formatted again.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import subprocess
@@ -24,7 +23,9 @@ from snakemake.common.tbdstring import TBDString
 from snakemake.io import is_flagged
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, SharedFSUsage
 
+from . import tmpdir
 from .benchmark import why_not_measured
+from .tmpdir import Template, Tmpdir
 from .work import ScriptFile
 
 # By name, because the package ``snakemake`` has functions and classes of the same names.
@@ -49,8 +50,10 @@ class Command:
         Names of variables that Snakemake sets for the process, whatever they were before.
     files
         Files that the script refers to and that belong into the job directory.
-    tmpdir_of_node
-        Whether TMPDIR is the node's; then :data:`NODE_TMPDIR` stands for it in the text.
+    tmpdir
+        Its temporary directory, if it has one of its own.
+    templates
+        Which of the files, and whether the script, the node has to complete.
     patterns
         The texts that Snakemake has filled in.
     sources, script_paths
@@ -62,15 +65,32 @@ class Command:
     env: dict[str, str]
     own: tuple[str, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict)
-    tmpdir_of_node: bool = False
+    tmpdir: Tmpdir | None = None
+    templates: tuple[Template, ...] = ()
     patterns: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     script_paths: list[str] = field(default_factory=list)
 
+    def place(self, directory: str, script: str) -> tuple[str, str]:
+        """Return bash that gives the command its temporary directory, and its script's path.
 
-NODE_TMPDIR: Final = "__PIPEN_TMPDIR_OF_THE_NODE__"
+        Parameters
+        ----------
+        directory
+            The job directory as the job sees it.
+        script
+            Name of the file in it that the command's text is written to.
+        """
+        code, templates = "", list(self.templates)
+        if self.tmpdir is not None:
+            code = self.tmpdir.code()
+            if tmpdir.MARK in self.text:
+                templates.append(Template(script, f"{script}.node"))
+                script = f"{script}.node"
+        return code + tmpdir.filling_in(directory, templates), f"{directory}/{script}"
+
+
 _TBD: Final = str(TBDString())
-_TMPDIR_VARIABLES: Final = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 _THREAD_VARIABLES: Final = (
     *("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
     *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
@@ -135,7 +155,12 @@ def _capturing_shell(keep: Callable[..., None], patterns: list[str]) -> Any:
 
 
 def _capturing_script(
-    shell: Any, path: str, files: dict[str, bytes], sources: list[str], paths: list[str]
+    shell: Any,
+    path: str,
+    files: dict[str, bytes],
+    templates: list[Template],
+    sources: list[str],
+    paths: list[str],
 ) -> Any:
     """Return Snakemake's ``script()`` that keeps the script file for the job directory."""
     module = _script_module
@@ -164,7 +189,12 @@ def _capturing_script(
             with open(fname, "rb") as stream:
                 content = stream.read()
             target = f"{path}.{os.path.basename(self.path.get_filename())}"
-            files[os.path.basename(target)] = ScriptFile.of(content, self)
+            name = os.path.basename(target)
+            if tmpdir.MARK.encode() in content:
+                template = tmpdir.template_of_script(name)
+                templates.append(template)
+                name = template.name
+            files[name] = ScriptFile.of(content, self)
             sources.append(str(self.source))
             paths.append(self.path.get_path_or_uri(secret_free=True))
             language.execute_script(self, target, edit)
@@ -173,11 +203,13 @@ def _capturing_script(
             self.cleanup_scripts = True  # the copy in the job directory is the one that runs
             language.evaluate(self, edit)
 
-        return type(
-            language.__name__,
-            (language,),
-            {"_execute_cmd": execute, "execute_script": execute_script, "evaluate": evaluate},
-        )
+        def get_preamble(self: Any) -> str:
+            return str(language.get_preamble(self)) + _python_tmpdir(self.resources)
+
+        methods = {"_execute_cmd": execute, "execute_script": execute_script, "evaluate": evaluate}
+        if issubclass(language, module.PythonScript):
+            methods["get_preamble"] = get_preamble
+        return type(language.__name__, (language,), methods)
 
     # RMarkdown writes its result relative to the script and needs Snakemake's own way.
     names = (
@@ -190,6 +222,17 @@ def _capturing_script(
         "HyScript",
     )
     return _rebind(module.script, **{name: capturing(getattr(module, name)) for name in names})
+
+
+def _python_tmpdir(resources: Any) -> str:
+    """Return the Python that gives a script the node's tmpdir; empty if it has it already.
+
+    What Snakemake gives a script in Python is pickled, lengths of texts included.
+    """
+    if resources.get("tmpdir") != tmpdir.MARK:
+        return ""
+    index = list(resources.keys()).index("tmpdir")
+    return f"snakemake.resources.tmpdir = snakemake.resources[{index}] = {tmpdir.MARK!r}\n"
 
 
 def capture(
@@ -225,12 +268,16 @@ def capture(
 
     # Snakemake leaves tmpdir to the node that runs the job, unless that is this one.
     resources = job.resources
-    on_node = False
-    if str(resources.get("tmpdir")) == _TBD:
-        place = _fixed_tmpdir(job.rule.resources.get("tmpdir"))
-        on_node = place is None
-        known = {**dict(resources.items()), "tmpdir": place or NODE_TMPDIR}
+    waits = str(resources.get("tmpdir")) == _TBD
+    try:
+        place = tmpdir.of_job(job, waits=waits)
+    except tmpdir.OnNode:
+        raise NotDirect("its tmpdir can only be worked out on the node") from None
+    if waits:
+        known = {**dict(resources.items()), "tmpdir": place.value if place else ""}
         resources = type(resources)(fromdict=known)
+    if not job.is_shell and any(_TBD in str(value) for value in (*job.params, *resources)):
+        raise NotDirect("its script is given a value that is only known on the node (<TBD>)")
 
     patterns: list[str] = []
     shell = _capturing_shell(keep, patterns)
@@ -238,11 +285,12 @@ def capture(
     methods = deployment.deployment_method
     conda = DeploymentMethod.CONDA in methods and job.conda_env
     apptainer = DeploymentMethod.APPTAINER in methods
+    templates: list[Template] = []
     sources: list[str] = []
     paths: list[str] = []
     names = {"shell": shell}
     if not job.is_shell:
-        script = _capturing_script(shell, f"{directory}/{prefix}", files, sources, paths)
+        script = _capturing_script(shell, f"{directory}/{prefix}", files, templates, sources, paths)
         names["script"] = script
         names["wrapper"] = _rebind(_wrapper_module.wrapper, script=script)
     function = _rebind(job.rule.run_func, **names)
@@ -277,17 +325,12 @@ def capture(
         raise NotDirect(f"starts {len(started)} commands")
     command = started[0]
     command.patterns, command.sources, command.script_paths = patterns, sources, paths
-    command.own = tuple(
-        name for name in (*_THREAD_VARIABLES, *_TMPDIR_VARIABLES) if name in command.env
-    )
+    command.own = tuple(name for name in _THREAD_VARIABLES if name in command.env)
     if _TBD in command.text:
         raise NotDirect("its command holds a value that is only known on the node (<TBD>)")
-    if on_node:
-        if any("tmpdir" in source.lower() for source in sources):
-            raise NotDirect("its script uses tmpdir, which is only known on the node")
-        command.tmpdir_of_node = True
-        command.own = tuple(name for name in command.own if name not in _TMPDIR_VARIABLES)
-        for name in _TMPDIR_VARIABLES:
+    command.tmpdir, command.templates = place, tuple(templates)
+    if place is not None:  # it is set on the node
+        for name in tmpdir.VARIABLES:
             del command.env[name]
             if name in os.environ:
                 command.env[name] = os.environ[name]
@@ -297,24 +340,6 @@ def capture(
 def _seen_paths(files: Any, seen: Callable[[str], str]) -> Any:
     """Return files as the rule's function is given them, by the paths that the job sees."""
     return type(files)(toclone=files._plainstrings(), custom_map=seen)
-
-
-def _fixed_tmpdir(resource: Any) -> str | None:
-    """Return a tmpdir that is the same on every node; None if it is the node's own.
-
-    Raises
-    ------
-    NotDirect
-        If it is worked out by an expression or a function, which is the node's business.
-    """
-    raw = getattr(resource, "raw", None)
-    if raw == "system_tmpdir":
-        return None
-    try:
-        value = ast.literal_eval(raw or "")
-    except (ValueError, SyntaxError):
-        raise NotDirect("its tmpdir can only be worked out on the node") from None
-    return str(value)
 
 
 def why_not_direct(

@@ -26,7 +26,7 @@ from typing import Any, Final
 from snakemake.io import get_flag_value, is_callable, is_flagged
 
 from . import meter, shadow
-from .command import NODE_TMPDIR, Command, NotDirect, capture, why_not_direct
+from .command import Command, NotDirect, capture, why_not_direct
 from .find_bash import INTERPRETER
 from .layers import layers
 from .settled import why_unsettled
@@ -171,11 +171,10 @@ _SUMS: Final = {
 
 @dataclass(frozen=True)
 class Script:
-    """The script of a group, the files it needs in its job directory, and its surroundings."""
+    """The script of a group and the files it needs in its job directory."""
 
     text: str
     files: Mapping[str, bytes]
-    tmpdir_of_node: bool = False
 
 
 def why_group_not_direct(group: Any, workflow: Any, *, stages: bool) -> str | None:
@@ -250,7 +249,6 @@ def group_script(
     files: dict[str, bytes] = {}
     functions: list[str] = []
     steps: list[str] = []
-    tmpdir_of_node = False
     number = 0
     shadows = shadow.root(workflow)
     for row, temporary in zip(rows, _used_up(group, workflow, rows), strict=True):
@@ -259,18 +257,18 @@ def group_script(
             if job in ahead and (why := why_unsettled(job, command, made)) is not None:
                 raise NotDirect(f"rule {job.rule.name} of the group: {why}")
             script, env = f"job.{number}.script", f"job.{number}.env"
-            settings = exports(changes(command.env, command.own)).encode(errors="surrogateescape")
+            placing, path = command.place(directory, script)
+            settings = f"{exports(changes(command.env, command.own))}\n{placing}"
             files |= {
                 script: (command.text + "\n").encode(errors="surrogateescape"),
-                env: settings,
+                env: settings.encode(errors="surrogateescape"),
                 **command.files,
             }
-            tmpdir_of_node = tmpdir_of_node or command.tmpdir_of_node
             run = [
                 f"pipen_interpreter {q(command.shell)}",
                 _BRING_BACK,  # FUNCNEST too, which may forbid to call functions
                 f". {q(f'{directory}/{env}')}",
-                f'exec "$pipen_program" {q(f"{directory}/{script}")}',
+                f'exec "$pipen_program" {q(path)}',
             ]
             functions += _functions(job, number, run, seen, shadows)
             if job.is_shadow:
@@ -298,7 +296,7 @@ def group_script(
         *steps,
         "exit 0",
     ]
-    return Script("\n".join(text) + "\n", files, tmpdir_of_node)
+    return Script("\n".join(text) + "\n", files)
 
 
 def _functions(
@@ -382,8 +380,6 @@ def _member(
     except Exception as error:
         # Its parameters may ask for files that an earlier member has yet to make.
         raise NotDirect(f"rule {job.rule.name} of the group cannot be told yet: {error}") from None
-    if NODE_TMPDIR in command.text:
-        raise NotDirect(f"rule {job.rule.name} of the group uses tmpdir in its command")
     return command
 
 

@@ -50,7 +50,7 @@ class Job(xqute.Job):
         # Not calling super().__init__: it builds cloud-aware paths for every job at
         # once; here they are made when a plugin asks for one.
         self.index = index
-        self.cmd = (*spec.argv, f"{directory.mounted}/job.script")
+        self.cmd = (*spec.argv, f"{directory.mounted}/{spec.script_file}")
         self.trial_count = 0
         self._jid: int | str | None = None
         self._status = 0

@@ -118,9 +118,11 @@ class JobSpec:
         Whether what the command uses is measured while it runs (``benchmark:``).
     shadow_dir
         Snakemake's shadow directory of the job, if it has one.
-    tmpdir_of_node, tmpdir_mark
-        Whether TMPDIR and its like are set on the node, and what stands for it in the
-        script.
+    tmpdir_code
+        Bash that gives a direct job its temporary directory on the node, and completes those
+        of its files that name it.
+    script_file
+        Name of the file that the interpreter is given, if the node makes it of the script.
     resources, options
         What is asked of the scheduler: neutral terms, and the scheduler's own.
     images
@@ -164,8 +166,8 @@ class JobSpec:
     kept: tuple[str, ...] = ()
     measured: bool = False
     shadow_dir: str | None = None
-    tmpdir_of_node: bool = False
-    tmpdir_mark: str = ""
+    tmpdir_code: str = ""
+    script_file: str = "job.script"
     resources: Resources = field(default_factory=Resources)
     options: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[str, ...] = ("",)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from snakemake.exceptions import WorkflowError
 from snakemake.io import is_flagged
 
-from .command import NODE_TMPDIR, NotDirect, capture, own_image, why_not_direct, why_python
+from .command import NotDirect, capture, own_image, why_not_direct, why_python
 from .exceptions import UserError
 from .group import (
     SHELL,
@@ -367,8 +367,6 @@ class Specifier:
                 script = group_script(job, self._workflow, directory, seen, changes)
                 spec.argv, spec.script, spec.files = SHELL, script.text, script.files
                 spec.env = declared
-                spec.tmpdir_of_node = script.tmpdir_of_node
-                spec.tmpdir_mark = NODE_TMPDIR
             else:
                 if (why := why_not_direct(job, self._workflow, stages=stages)) is not None:
                     return why
@@ -376,16 +374,22 @@ class Specifier:
                 spec.argv, spec.script = (command.shell,), command.text + "\n"
                 spec.files = command.files
                 spec.env = {**changes(command.env, command.own), **declared}
-                spec.tmpdir_of_node = command.tmpdir_of_node
-                spec.tmpdir_mark = NODE_TMPDIR
+                name = "job.command" if self._has_jobscript else "job.script"
+                spec.tmpdir_code, path = command.place(directory, name)
+                spec.script_file = os.path.basename(path)
                 spec.measured = job.benchmark is not None
         except NotDirect as error:
             return str(error)
         self._fill_files(job, spec)
-        precommand = self._workflow.remote_execution_settings.precommand
-        if precommand or not self._executor.is_default_jobscript:
-            self._through_jobscript(job, spec, precommand)
+        if self._has_jobscript:
+            self._through_jobscript(job, spec)
         return None
+
+    @property
+    def _has_jobscript(self) -> bool:
+        """Whether the user has a say in what is around each command."""
+        precommand = self._workflow.remote_execution_settings.precommand
+        return bool(precommand) or not self._executor.is_default_jobscript
 
     def _fill_files(self, job: Any, spec: JobSpec) -> None:
         members = list(job.jobs) if job.is_group() else [job]
@@ -405,11 +409,14 @@ class Specifier:
             made = [file for file in made if file not in gone]
         spec.outputs = tuple(str(f) for f in made if not is_flagged(f, "touch"))
 
-    def _through_jobscript(self, job: Any, spec: JobSpec, precommand: str | None) -> None:
+    def _through_jobscript(self, job: Any, spec: JobSpec) -> None:
         """Honour --precommand and --jobscript for a direct job."""
         content = spec.script.encode(errors="surrogateescape")
         spec.files = {**spec.files, "job.command": content}
-        command = shlex.join([*spec.argv, f"{self.directory(spec)}/job.command"])
+        name = "job.command" if job.is_group() else spec.script_file
+        spec.script_file = "job.script"
+        command = shlex.join([*spec.argv, f"{self.directory(spec)}/{name}"])
+        precommand = self._workflow.remote_execution_settings.precommand
         if precommand:
             command = f"{precommand} && {command}"
         spec.argv = ("/bin/sh",)

@@ -407,11 +407,16 @@ for pipen_file in "${pipen_inputs[@]}"; do
 done
 """
 
-
-_TMPDIR: Final = r"""
-TMPDIR=${TMPDIR:-${TMP:-/tmp}}
-[[ -d $TMPDIR ]] || mkdir -p -- "$TMPDIR"
-export TMPDIR TMP=$TMPDIR TEMPDIR=$TMPDIR TEMP=$TMPDIR
+# A prescript sees the temporary directory, and may choose another.
+_TMPDIR: Final = r"""pipen_tmpdir_given=${TMPDIR-}
+pipen_place_tmpdir() {
+@CODE@
+}
+pipen_place_tmpdir
+pipen_tmpdir=$TMPDIR
+"""
+_TMPDIR_AFTER: Final = r"""[[ $TMPDIR != "$pipen_tmpdir" ]] || TMPDIR=$pipen_tmpdir_given
+pipen_place_tmpdir
 """
 
 
@@ -463,9 +468,8 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         Bash that exports the job's environment.
     """
     q = shlex.quote
-    script = f"{context.directory}/job.script"
-    marked = spec.tmpdir_of_node and spec.tmpdir_mark in spec.script
-    argv = [*spec.argv, f"{script}.node" if marked else script]
+    script = f"{context.directory}/{spec.script_file}"
+    argv = [*spec.argv, script]
     users = any((context.init, spec.prescript, context.prep))
     afterwards = any((spec.postscript, context.end))
     lines = [
@@ -496,17 +500,11 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         f"[[ . -ef {q(context.cwd)} ]] || cd -- {q(context.cwd)} || exit 1",
         "pipen_stage=environment",
         env_code,
-        _TMPDIR if spec.tmpdir_of_node else "",
+        _TMPDIR.replace("@CODE@", spec.tmpdir_code) if spec.tmpdir_code and users else "",
         _USERS_SHELL if users or afterwards else "",
         "pipen_like_users_shell" if users else "",
         context.init,
     ]
-    if marked:
-        lines += [
-            f"pipen_text=$(< {q(script)})",
-            f'pipen_text=${{pipen_text//{spec.tmpdir_mark}/"$TMPDIR"}}',
-            f"printf '%s\\n' \"$pipen_text\" > {q(script + '.node')}",
-        ]
     if context.check_inputs and spec.inputs:
         lines += [
             _array("pipen_inputs", map(context.seen, spec.inputs)),
@@ -518,6 +516,8 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         "pipen_stage=prescript",
         spec.prescript,
         _AFTER_PRESCRIPT.replace("@HEEDED@", " ".join(HEEDED)) if users else "",
+        "pipen_stage=environment",
+        "" if not spec.tmpdir_code else _TMPDIR_AFTER if users else spec.tmpdir_code,
         _array("pipen_argv", argv),
         f"cmd={q(shlex.join(argv))}",
         INTERPRETER,
