@@ -13,6 +13,7 @@ from .conformance.environment import Environment, Scripts
 from .conformance.extremes import Extremes
 from .conformance.hooking import Hooks
 from .conformance.kinds import Code, Kinds, Outputs
+from .conformance.nodes import Nodes
 from .conformance.resuming import Resuming
 from .conformance.settings import BadSettings, Execution, GoodSettings, Metadata
 from .conformance.strategies import Halt, KeepGoing, Retries
@@ -34,7 +35,7 @@ def cell() -> Iterator[SgeCell]:
 MEMORY = ("--pipen-sge-memory", "none")
 
 
-class TestSge(Success, Failures, Timeouts, Retries, KeepGoing, Halt, Cancelling, Resuming):
+class TestSge(Success, Failures, Timeouts, Retries, KeepGoing, Halt, Cancelling, Nodes, Resuming):
     """What Grid Engine has a part in, as root: running, ending, cancelling, taking up."""
 
     __test__ = True

@@ -129,6 +129,7 @@ agent_start() {
     fi
     (
         umask "$tree_umask"
+        trap - INT QUIT   # bash ignores them in what it runs in the background
         exec setsid /bin/bash -p "$wrapper" "$server" "$agent_bell" < /dev/null >> "$REPLY" 2>&1
     ) &
     agent_oom_kills
