@@ -704,6 +704,22 @@ def test_interrupt(each_site: Site) -> None:
 # -- how often Slurm is asked ----------------------------------------------------------
 
 
+def test_a_command_ends_with_its_wrapper(site: Site) -> None:
+    """Without control groups Slurm loses it when its wrapper is killed; a retry would meet it."""
+    workflow = site.workflow(
+        """
+        rule a:
+            output: "a.out"
+            shell: "echo $PPID > wrapper; exec sleep 600"
+        """
+    )
+    process = workflow.start()
+    process.wait_for(lambda: workflow.lines("wrapper"), "the job's start")
+    os.kill(int(workflow.read("wrapper")), signal.SIGKILL)
+    process.wait(120).failed()
+    workflow.assert_nothing_runs()
+
+
 def test_interrupt_ends_what_has_left_the_process_tree(site: Site) -> None:
     """A command deaf to TERM whose shell is gone: proctrack/linuxproc does not find it any more.
 

@@ -380,3 +380,9 @@ def test_use_of_long_jobs(release: str) -> None:
     assert parse.used(line) == {"7": parse.Used(93_784, 3 << 29)}
     running = "7|RUNNING|0:0|93784|00:00:00||4G|1"
     assert parse.used(running) == {}
+
+
+def test_only_control_groups_hold_every_process() -> None:
+    assert parse.tracks_all({"ProctrackType": "proctrack/cgroup"})
+    for kind in ({}, {"ProctrackType": "proctrack/pgid"}, {"ProctrackType": "proctrack/linuxproc"}):
+        assert not parse.tracks_all(kind)

@@ -62,7 +62,7 @@ class Foreign(SchedulerPostInit):
 
     # Which id the job has cannot be told on the node; the submitter knows it.
     jid_expression: ClassVar[str] = ""
-    kills_wrapper_only: ClassVar[bool] = True
+    kills_wrapper_only: bool = True
     # A scheduler may be slow to list what it has just taken.
     loss_grace: ClassVar[float] = 10.0
 

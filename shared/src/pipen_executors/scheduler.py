@@ -77,7 +77,7 @@ class SchedulerPostInit(Base):
     """Bash by which the wrapper notes more of the job's end: it prints ``name=value``."""
     final_exit: ClassVar[str] = 'exit "$rc"'
     """Bash that ends the wrapper."""
-    kills_wrapper_only: ClassVar[bool] = False
+    kills_wrapper_only: bool = False
     """Whether a job ended by force may lose its wrapper and keep its command."""
     sweeps_sessions: ClassVar[bool] = False
     """Whether the scheduler itself ends what a killed job has left in its session."""

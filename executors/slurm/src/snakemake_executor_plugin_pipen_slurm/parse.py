@@ -351,6 +351,18 @@ def kill_grace(config: Mapping[str, str], most: float) -> int:
     return max(1, math.ceil(min(most, int(wait) - 3) if wait.isdigit() else most))
 
 
+def tracks_all(config: Mapping[str, str]) -> bool:
+    """Tell whether Slurm ends every process of a job when its script has ended.
+
+    Only a control group holds what has left the process tree and the process group of the
+    script (slurm.conf(5), ProctrackType).
+
+    >>> tracks_all({"ProctrackType": "proctrack/linuxproc"})
+    False
+    """
+    return config.get("ProctrackType") == "proctrack/cgroup"
+
+
 def compress(jids: Iterable[str], whole: Mapping[str, int]) -> list[str]:
     """Name jobs in as few words as scancel(1) allows: arrays as arrays.
 

@@ -52,6 +52,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
     """
 
     jid_expression = '"${PIPEN_JID:-$SLURM_JOB_ID$PIPEN_SLURM_CLUSTER}"'  # set for arrays
+    kills_wrapper_only = True  # unless the site tracks processes by control groups
     # Often enough to hear within ten seconds of a job that was removed while it waited.
     query_ceiling = 7.5
     accounting_lag = 8.0
@@ -105,8 +106,11 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         return self.likeness_of(job, self.options_of(job.spec))
 
     async def start(self) -> None:
-        """Make the directory for slurmstepd's messages."""
+        """Make the directory for slurmstepd's messages; ask what Slurm ends with a job."""
         os.makedirs(f"{self.workdir}/.slurm", mode=0o700, exist_ok=True)
+        # Without an answer there is a guard where none may be needed.
+        with contextlib.suppress(SchedulerError):
+            self.kills_wrapper_only = not parse.tracks_all(await self._slurm.configuration())
         await super().start()
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
