@@ -188,6 +188,33 @@ class TestProcesses(ConformanceBase):
         workflow.run("--nolock", "--rerun-incomplete").ok()
         assert workflow.lines("effects") == ["x"]
 
+    def test_a_long_command_in_the_container_of_a_rule(self, workflow: Workflow) -> None:
+        """It is one argument of the command that starts the container, and too long for one."""
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                container: "image.sif"
+                params: long="x" * 140000
+                resources: tmpdir="tmp dir", pipen_execution="direct"
+                shell: "echo {params.long} {resources.tmpdir:q} | wc -c > {output}"
+            """
+        )
+        workflow.file("image.sif")
+        workflow.file(
+            "bin/apptainer",
+            """\
+            #!/bin/bash
+            if [ "$1" = --version ]; then echo "apptainer version 1.3.4"; exit 0; fi
+            exec bash -c "${!#}"
+            """,
+            mode=0o755,
+        )
+        path = f"{workflow.dir}/bin:{os.environ['PATH']}"
+        workflow.run("--sdm", "apptainer", env={"PATH": path}).ok()
+        assert workflow.read("a.out").strip() == str(140000 + len(" tmp dir\n"))
+        assert not workflow.glob(".snakemake/shell_tmp.*")
+
     def test_jobs_have_no_terminal_and_no_input(self, workflow: Workflow) -> None:
         workflow.snakefile(
             """

@@ -6,10 +6,12 @@ What goes wrong with a Slurm, and how often it is asked, is in test_slurm_faults
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from .conformance.ending import Failures, Success
+from .conformance.harness import Workflow
 from .conformance.strategies import Halt, KeepGoing
 from .conformance.suite import ExecutorConformance
 from .services.slurm import SlurmCluster
@@ -45,6 +47,24 @@ class TestSlurm(ExecutorConformance):
     @pytest.fixture(scope="class", autouse=True)
     def on_cluster(self, request: pytest.FixtureRequest, accounted: SlurmCluster) -> None:
         request.cls.backend = backend_on(accounted)
+
+    def test_a_shadow_directory_on_a_disk_of_the_node(
+        self, workflow: Workflow, tmp_path: Path
+    ) -> None:
+        """Only the node can make it there."""
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a.out"
+                shadow: "minimal"
+                shell: "pwd > {output}"
+            """
+        )
+        prefix = tmp_path / "disk"
+        prefix.mkdir()
+        result = workflow.run("--shadow-prefix", str(prefix), "--verbose").ok()
+        result.has("its shadow directory lies below --shadow-prefix")
+        assert Path(workflow.read("a.out")).is_relative_to(prefix)
 
 
 class TestSlurmAsUser(Success, Failures, KeepGoing, Halt):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import types
 from collections.abc import Callable
@@ -141,16 +142,29 @@ def _rebind(function: Any, **names: Any) -> Any:
 _NO_LIMIT: Final = 1 << 62
 
 
-def _capturing_shell(keep: Callable[..., None], patterns: list[str]) -> Any:
-    """Return Snakemake's ``shell`` with only the start of the process left out."""
+_LONG: Final = re.compile(r'"([^"\n]*/\.snakemake/shell_tmp\.[^"/\n]*/script\.sh)"')
+"""Where Snakemake puts a command that is too long for an argument."""
+
+
+def _capturing_shell(keep: Callable[..., None], patterns: list[str], longest: int) -> Any:
+    """Return Snakemake's ``shell`` with only the start of the process left out.
+
+    Parameters
+    ----------
+    keep
+        Called with the command, its environment and its shell.
+    patterns
+        Takes what is filled in.
+    longest
+        Length in bytes above which Snakemake writes a command into a file.
+    """
     original = _shell_module.shell
 
     def fill_in(pattern: str, *args: Any, stepout: int = 1, **names: Any) -> str:
         patterns.append(pattern)
         return str(_shell_module.format(pattern, *args, stepout=stepout + 1, **names))
 
-    # Long commands stay text as well: the wrapper always runs a file.
-    new = _rebind(original.__new__, sp=_Subprocess(keep), MAX_ARG_LEN=_NO_LIMIT, format=fill_in)
+    new = _rebind(original.__new__, sp=_Subprocess(keep), MAX_ARG_LEN=longest, format=fill_in)
     return type("shell", (original,), {"__new__": staticmethod(new)})
 
 
@@ -264,6 +278,17 @@ def capture(
     files: dict[str, bytes] = {}
 
     def keep(command: str, env: dict[str, str], executable: str | None) -> None:
+        if in_container and (long := _LONG.search(command)) is not None:
+            # Snakemake removes its file as soon as the command has ended.
+            name = f"{prefix}.long"
+            with open(long[1], encoding="utf-8", errors="surrogateescape") as stream:
+                content = stream.read()
+            inner = f"{directory}/{name}".replace("'", "'\\''")
+            command = command.replace(long[0], f'"{inner}"')
+            if tmpdir.MARK in content:
+                templates.append(Template(f"{name}.in", name))
+                name += ".in"
+            files[name] = content.encode(errors="surrogateescape")
         started.append(Command(command, executable or "/bin/sh", env, files=files))
 
     # Snakemake leaves tmpdir to the node that runs the job, unless that is this one.
@@ -279,13 +304,17 @@ def capture(
     if not job.is_shell and any(_TBD in str(value) for value in (*job.params, *resources)):
         raise NotDirect("its script is given a value that is only known on the node (<TBD>)")
 
-    patterns: list[str] = []
-    shell = _capturing_shell(keep, patterns)
     deployment = workflow.deployment_settings
     methods = deployment.deployment_method
     conda = DeploymentMethod.CONDA in methods and job.conda_env
     apptainer = DeploymentMethod.APPTAINER in methods
+    in_container = apptainer and job.container_img_path is not None
     templates: list[Template] = []
+    patterns: list[str] = []
+    # Long commands stay text as well, as the wrapper runs a file; but for a container's, which
+    # is one argument of the command that starts it.
+    longest = _shell_module.MAX_ARG_LEN if in_container else _NO_LIMIT
+    shell = _capturing_shell(keep, patterns, longest)
     sources: list[str] = []
     paths: list[str] = []
     names = {"shell": shell}

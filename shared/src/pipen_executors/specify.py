@@ -124,7 +124,7 @@ class Specifier:
             raise
         except Exception:
             return  # it depends on what other jobs have yet to make
-        why = why_not_direct(job, self._workflow, stages=self._scheduler.stages, piped=True)
+        why = self._why_not_direct(job, piped=True)
         if execution == "direct" and why is not None:
             raise self._cannot_be_direct(spec.rule, why)
 
@@ -277,7 +277,7 @@ class Specifier:
         if job.is_group():
             respawned = why_group_not_direct(job, self._workflow, stages=stages)
         else:  # a job that is connected by a pipe comes in a group in the end
-            respawned = why_not_direct(job, self._workflow, stages=stages, piped=True)
+            respawned = self._why_not_direct(job, piped=True)
         reasons = (respawned, *(why_python(member, self._workflow) for member in members))
         spec.python_for = next(filter(None, reasons), "")
 
@@ -349,6 +349,14 @@ class Specifier:
             if defaults[name].raw is None or "(2*input.size" in str(defaults[name].raw)
         )
 
+    def _why_not_direct(self, job: Any, *, piped: bool = False) -> str | None:
+        """Return why a single job has to be run by a second Snakemake; None if it need not."""
+        why = why_not_direct(job, self._workflow, stages=self._scheduler.stages, piped=piped)
+        prefix = self._workflow.execution_settings.shadow_prefix
+        if why is None and job.is_shadow and prefix and not self._scheduler.runs_here:
+            why = f"its shadow directory lies below --shadow-prefix {prefix} of the node"
+        return why
+
     # -- direct ------------------------------------------------------------------------------
 
     def _fill_direct(self, job: Any, spec: JobSpec) -> str | None:
@@ -368,7 +376,7 @@ class Specifier:
                 spec.argv, spec.script, spec.files = SHELL, script.text, script.files
                 spec.env = declared
             else:
-                if (why := why_not_direct(job, self._workflow, stages=stages)) is not None:
+                if (why := self._why_not_direct(job)) is not None:
                     return why
                 command = capture(job, self._workflow, directory, seen)
                 spec.argv, spec.script = (command.shell,), command.text + "\n"
