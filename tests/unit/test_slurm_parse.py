@@ -342,6 +342,9 @@ def test_configuration(release: str) -> None:
     assert parse.kill_grace({"KillWait": "30 sec"}, 10.0) == 10.0
     assert parse.kill_grace({"KillWait": "2 sec"}, 10.0) == 1.0
     assert parse.kill_grace({}, 10.0) == 10.0
+    assert not parse.tracks_all(config | {"ProctrackType": "proctrack/linuxproc"})
+    assert not parse.tracks_all({})
+    assert parse.tracks_all(config | {"ProctrackType": "proctrack/cgroup"})
 
 
 def test_arrays_are_cancelled_as_arrays(release: str) -> None:
@@ -380,9 +383,3 @@ def test_use_of_long_jobs(release: str) -> None:
     assert parse.used(line) == {"7": parse.Used(93_784, 3 << 29)}
     running = "7|RUNNING|0:0|93784|00:00:00||4G|1"
     assert parse.used(running) == {}
-
-
-def test_only_control_groups_hold_every_process() -> None:
-    assert parse.tracks_all({"ProctrackType": "proctrack/cgroup"})
-    for kind in ({}, {"ProctrackType": "proctrack/pgid"}, {"ProctrackType": "proctrack/linuxproc"}):
-        assert not parse.tracks_all(kind)
