@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipen_executors.plain_text import plain_line
 from pipen_executors.spec import JobSpec
 
 
@@ -34,4 +35,4 @@ class Labels:
 
     def of_job(self, spec: JobSpec) -> list[str]:
         """Return those of the container of a job."""
-        return [self.root, self.run, f"pipen.job={spec.rule} {spec.label}"]
+        return [self.root, self.run, plain_line(f"pipen.job={spec.rule} {spec.label}")]

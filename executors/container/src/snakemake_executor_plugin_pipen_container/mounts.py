@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import os
 import pwd
 import re
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ _SECRET: Final = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".docker", ".kub
 _MOST_LINKS: Final = 40
 """Links that the kernel follows in one path (path_resolution(7))."""
 _MOST_ENTRIES: Final = 100_000
+_SHARED_FOR: Final = 10
+"""Seconds for which what was found in a directory serves other jobs."""
 _MOST_MOUNTS: Final = 200
 _VOLUME_OPTIONS: Final = re.compile(
     r"(?:ro|rw|z|Z|U|O|cached|delegated|consistent|(?:no)?copy|r?(?:shared|slave|private|bind)"
@@ -204,8 +208,11 @@ class Surroundings:
         shadow = [os.path.join(here, spec.shadow_dir)] if spec.shadow_dir else []
         for path in (*self.writable, *shadow):
             for place, root in hops(path):
-                if not is_below(place, ours):
-                    ours.add(_to_write(place, root, f"the directory {path}", rule))
+                if is_below(place, ours):
+                    continue
+                if is_private(place):
+                    raise _too_much(place, f"writes the directory {path}", rule)
+                ours.add(root if root and may_be_seen(root) else place)
         for path in (*spec.products, *spec.outputs, *spec.logs):
             file = os.path.join(here, path)
             for place, root in hops(os.path.dirname(file)):
@@ -242,7 +249,7 @@ def is_private(path: str) -> bool:
 
     What holds keys for ssh is taken for one, wherever it lies.
     """
-    homes = _homes()
+    homes = _homes(os.path.expanduser("~"))
     return (
         path in homes
         or any(is_below(home, [path]) for home in homes)
@@ -251,8 +258,9 @@ def is_private(path: str) -> bool:
     )
 
 
-def _homes() -> set[str]:
-    homes = {os.path.expanduser("~")}
+@functools.cache
+def _homes(own: str) -> set[str]:
+    homes = {own}
     with contextlib.suppress(KeyError):
         homes.add(pwd.getpwuid(os.getuid()).pw_dir)
     homes |= {os.path.realpath(home) for home in homes}
@@ -302,13 +310,22 @@ def hops(path: str) -> Iterator[tuple[str, str]]:
             here = "/" if target.startswith("/") else here
 
 
-def links_in(directory: str) -> Iterator[str]:
-    """Yield the symbolic links in a directory, and in directories that they lead to.
+def links_in(directory: str) -> Sequence[str]:
+    """Return the symbolic links in a directory, and in directories that they lead to.
 
     No directory is looked into twice, and no more than :data:`_MOST_ENTRIES` entries are
-    looked at: a file is none.
+    looked at. There are none in a file. Jobs of the same moment share the answer.
     """
-    left, seen, count = [os.path.realpath(directory)], set(), 0
+    return _links_in(os.path.realpath(directory), int(time.monotonic() / _SHARED_FOR))
+
+
+@functools.lru_cache(maxsize=64)
+def _links_in(directory: str, moment: int) -> Sequence[str]:
+    return tuple(_look_for_links(directory))
+
+
+def _look_for_links(directory: str) -> Iterator[str]:
+    left, seen, count = [directory], set(), 0
     while left:
         place = left.pop()
         if place in seen or is_of_system(place) or is_private(place):

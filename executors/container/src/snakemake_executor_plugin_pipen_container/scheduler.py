@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from xqute.schedulers.container_scheduler import ContainerScheduler as XquteContainerScheduler
@@ -102,6 +103,8 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
             self._sifs.sweep()
         else:
             self._facts = await self._containers.facts()
+            if any(word.startswith("--group-add") for word in config.bin_args):
+                self._facts = replace(self._facts, keeps_groups=False)  # it allows no others
             await self._tidier.sweep(self._labels.root)
         store: Store = self._sifs if self.kind == "apptainer" else self._containers
         self._images = Images(store, config.pull, config.tell)
