@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import socket
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -366,6 +368,8 @@ class TestImages(OnOne):
         arguments: tuple[str, ...],
     ) -> None:
         """The rule's shell too; the image's own settings of how to start do not matter."""
+        if self.runtime.name == "docker":  # whose import does not know it
+            changes = tuple(change for change in changes if "STOPSIGNAL" not in change)
         image = self.runtime.import_image(small_layer(**layer), f"localhost/{name}:1", *changes)  # type: ignore[arg-type]
         workflow.snakefile(
             """
@@ -418,8 +422,73 @@ class TestImages(OnOne):
             assert word in message
 
 
+class Files(ConformanceBase):
+    """Files of this machine, the same with each runtime."""
+
+    shuts_out_tmp = True
+    """Whether containers do not see /tmp, where the tests are, unless it is mounted."""
+
+    def test_links_are_followed_and_homes_stay_closed(self, workflow: Workflow) -> None:
+        """Also links that an earlier rule has made, and names that are hard to pass on."""
+        home, disk = workflow.home / "user", workflow.home / 'a disk,\nwith: odd "name"'
+        for path in (home / ".ssh", disk / "results", disk / "logs", disk / "state", disk / "far"):
+            path.mkdir(parents=True)
+        (home / ".ssh" / "key").write_text("secret\n")
+        (home / "x.txt").write_text("x\n")
+        (disk / "far" / "y.txt").write_text("y\n")
+        for name, target in (("results", "results"), ("logs", "logs"), (".snakemake", "state")):
+            workflow.path(name).symlink_to(disk / target)
+        workflow.snakefile(
+            """
+            rule count:
+                input: "results/links", os.environ["HOME"] + "/x.txt"
+                output: "results/deep/sum.txt"
+                log: "logs/deep/count.log"
+                params: home=os.environ["HOME"]
+                shell:
+                    "cat {input[0]}/more/y.txt {input[0]}/x.txt {input[1]} > {output}; "
+                    "ls -A {params.home} > {log}; echo more > results/beside.txt"
+            rule link:
+                output: directory("results/links")
+                params: far=os.environ["FAR"], home=os.environ["HOME"]
+                shell:
+                    "mkdir {output}; ln -s {params.far:q} {output}/more; ln -s . {output}/loop; "
+                    "ln -s {params.home:q}/x.txt {params.home:q} /no/such {output}"
+            """
+        )
+        (workflow.home / "tmp").mkdir()
+        env = {"HOME": str(home), "FAR": str(disk / "far"), "TMPDIR": str(workflow.home / "tmp")}
+        workflow.run(env=env).ok()
+        assert (disk / "results" / "deep" / "sum.txt").read_text() == "y\nx\nx\n"
+        assert (disk / "results" / "beside.txt").exists()
+        seen = (disk / "logs" / "deep" / "count.log").read_text().split()
+        assert seen == (["x.txt"] if self.shuts_out_tmp else [".ssh", "x.txt"])
+
+    def test_outputs_in_a_home_are_refused(self, workflow: Workflow) -> None:
+        home = workflow.home / "user"
+        home.mkdir()
+        workflow.snakefile(
+            """
+            rule all:
+                input: "first.out", os.environ["HOME"] + "/b.out"
+            rule first:
+                output: "first.out"
+                shell: "touch {output}"
+            rule b:
+                output: os.environ["HOME"] + "/b.out"
+                shell: "touch {output}"
+            """
+        )
+        line = workflow.run(env={"HOME": str(home)}).failed().line(f"all of {home}")
+        assert "Rule b writes" in line
+        assert not workflow.exists("first.out")
+        on_purpose = ("--pipen-container-volumes", "/usr:/usr:ro", str(home))
+        workflow.run(*on_purpose, env={"HOME": str(home)}).ok()
+        assert (home / "b.out").exists()
+
+
 @on_both
-class TestSurroundings(OnOne):
+class TestSurroundings(OnOne, Files):
     """What a job sees of this machine."""
 
     __test__ = True
@@ -456,60 +525,6 @@ class TestSurroundings(OnOne):
         assert (elsewhere / "logs" / "a.log").read_text() == "l\n"
         assert workflow.read("ro.out") == f"{elsewhere}\n"
         assert "Read-only file system" in workflow.job("b").read("job.stderr")
-
-    def test_links_are_followed_and_homes_stay_closed(self, workflow: Workflow) -> None:
-        """Also links that an earlier rule has made, and names that are hard to pass on."""
-        home, disk = workflow.home / "user", workflow.home / 'a disk,\nwith: odd "name"'
-        for path in (home / ".ssh", disk / "results", disk / "logs", disk / "state", disk / "far"):
-            path.mkdir(parents=True)
-        (home / ".ssh" / "key").write_text("secret\n")
-        (home / "x.txt").write_text("x\n")
-        (disk / "far" / "y.txt").write_text("y\n")
-        for name, target in (("results", "results"), ("logs", "logs"), (".snakemake", "state")):
-            workflow.path(name).symlink_to(disk / target)
-        workflow.snakefile(
-            """
-            rule count:
-                input: "results/links", os.environ["HOME"] + "/x.txt"
-                output: "results/deep/sum.txt"
-                log: "logs/deep/count.log"
-                shell:
-                    "cat {input[0]}/more/y.txt {input[0]}/x.txt {input[1]} > {output}; "
-                    "ls -A ~ > {log} || true; echo more > results/beside.txt"
-            rule link:
-                output: directory("results/links")
-                params: far=os.environ["FAR"], home=os.environ["HOME"]
-                shell:
-                    "mkdir {output}; ln -s {params.far:q} {output}/more; ln -s . {output}/loop; "
-                    "ln -s {params.home:q}/x.txt {params.home:q} /no/such {output}"
-            """
-        )
-        workflow.run(env={"HOME": str(home), "FAR": str(disk / "far")}).ok()
-        assert (disk / "results" / "deep" / "sum.txt").read_text() == "y\nx\nx\n"
-        assert (disk / "results" / "beside.txt").exists()
-        assert (disk / "logs" / "deep" / "count.log").read_text() == "x.txt\n"
-
-    def test_outputs_in_a_home_are_refused(self, workflow: Workflow) -> None:
-        home = workflow.home / "user"
-        home.mkdir()
-        workflow.snakefile(
-            """
-            rule all:
-                input: "first.out", os.environ["HOME"] + "/b.out"
-            rule first:
-                output: "first.out"
-                shell: "touch {output}"
-            rule b:
-                output: os.environ["HOME"] + "/b.out"
-                shell: "touch {output}"
-            """
-        )
-        line = workflow.run(env={"HOME": str(home)}).failed().line(f"all of {home}")
-        assert "Rule b writes" in line
-        assert not workflow.exists("first.out")
-        on_purpose = ("--pipen-container-volumes", "/usr:/usr:ro", str(home))
-        workflow.run(*on_purpose, env={"HOME": str(home)}).ok()
-        assert (home / "b.out").exists()
 
     def test_volumes(self, workflow: Workflow) -> None:
         data = workflow.home / "data"
@@ -834,10 +849,11 @@ class TestOtherWays(ConformanceBase):
             workflow.assert_nothing_runs()
 
 
-class TestApptainer(ConformanceBase):
+class TestApptainer(Files):
     """Apptainer's command line; a job is a session of this machine."""
 
     __test__ = True
+    shuts_out_tmp = False
     backend = PLAIN
 
     @pytest.fixture(scope="class", autouse=True)
@@ -884,6 +900,25 @@ class TestApptainer(ConformanceBase):
         lines = workflow.lines("a.out")
         assert lines[:2] == ["x", "named"]
         assert int(lines[2]) < len(Path("/etc/passwd").read_text().splitlines())
+
+    def test_bash_of_the_image(self, workflow: Workflow, on_apptainer: Apptainer) -> None:
+        """Wherever it lies; without one, the message says what is missing."""
+        workflow.backend = replace(
+            workflow.backend, arguments=("--pipen-container-bin", on_apptainer.bin)
+        )
+        workflow.snakefile('rule a:\n    output: "{n}.out"\n    shell: "echo $BASH > {output}"\n')
+        for place in ("opt/conda/bin", None):
+            image = on_apptainer.registry / f"bash-in-{str(place).replace('/', '-')}"
+            image.mkdir()
+            with tarfile.open(fileobj=io.BytesIO(small_layer(bash=place))) as layer:
+                layer.extractall(image, filter="fully_trusted")
+            result = workflow.run("1.out" if place else "2.out", f"--pipen-container-image={image}")
+            if place:
+                result.ok()
+                assert workflow.lines("1.out") == [f"/{place}/bash"]
+            else:
+                message = result.failed().failure("a").message
+                assert "no bash 4.2 or later in this image" in message, message
 
     def test_image_that_cannot_be_started(self, workflow: Workflow) -> None:
         workflow.snakefile(TRIVIAL)
