@@ -10,7 +10,7 @@ from .kinds import BOTH
 
 NAMES = [
     "two  words, a=b",
-    "it's",
+    "  it's",
     'say "hi" now',
     "$HOME",
     "$(touch injected)",

@@ -66,7 +66,11 @@ def described(plan: Plan) -> str:
 
 def _kind(difference: Difference) -> str:
     words = difference.where.split()
-    return words[0] if words[0] not in ("metadata", "place") else f"{words[0]} … {words[-1]}"
+    return (
+        words[0]
+        if words[0] not in ("metadata", "place", "inherited")
+        else f"{words[0]} … {words[-1]}"
+    )
 
 
 def _cut(text: str) -> str:

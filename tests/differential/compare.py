@@ -67,6 +67,24 @@ ALLOWED: Final[Sequence[Allowed]] = (
         "`ENVIRONMENT`.",
     ),
     Allowed(
+        r"place .* (variable _|descriptor 1[01])",
+        (),
+        "The command of a rule is a file that its shell has open (bash as descriptor 255, dash as "
+        "10), and a shell other than bash has no variable `_`.",
+    ),
+    Allowed(
+        r"(inherited .* (?!FROM_|DECLARED|OMP_)\w+|inherited .* FROM_BASH_ENV)",
+        ("pipen-sge", "pipen-ssh", "pipen-container"),
+        "Grid Engine, machines that are reached by ssh and containers have an environment of their "
+        "own: of the user's, jobs have what `envvars:` names and what the Snakefile sets.",
+    ),
+    Allowed(
+        r"place .* (variable .*|limit .*|cwd|TMPDIR|options|flags|signals|stdin)",
+        ("pipen-sge", "pipen-ssh", "pipen-container"),
+        "So are limits (`ulimit`), the default of `TMPDIR`, and, where no files are shared, the "
+        "directory of a job.",
+    ),
+    Allowed(
         r"place .* variable _RJEM_MALLOC_CONF",
         (),
         "Variables that a library sets in the process of Snakemake when it is loaded, such as "
@@ -84,6 +102,11 @@ ALLOWED: Final[Sequence[Allowed]] = (
         "In the metadata of a job, the command has `<TBD>` for what only the node knows or what "
         "depends on files that the same group makes.",
         "<TBD>",
+    ),
+    Allowed(
+        r"metadata .* input_checksums",
+        (),
+        "The metadata has no checksum of a `temp()` file that a group has made and used up.",
     ),
 )
 

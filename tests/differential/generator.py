@@ -15,7 +15,7 @@ NAMES: Final = (
 )
 """Values of the wildcard."""
 
-ODD_NAMES: Final = frozenset(name for name in NAMES if set(name) & set(",=\n\\"))
+ODD_NAMES: Final = frozenset(name for name in NAMES if set(name) & set(",=\n\\'\""))
 """Names that Snakemake's own executor gets wrong where it starts itself for a job."""
 
 PARAMS: Final = (
@@ -41,7 +41,7 @@ PARAMS: Final = (
     'lambda wildcards: {"a": [True, None], "b": 0.25}',
     "lambda wildcards, input: os.path.getsize(input[0])",
     "lambda wildcards, input: open(input[0]).readline()",
-    "workflow.basedir",
+    "os.path.basename(workflow.basedir)",
     'config.get("key", "no key")',
     'branch(config.get("key"), then="set", otherwise="unset")',
 )
@@ -55,10 +55,10 @@ RESOURCES: Final = (
     ("word", '"text"'),
     ("word", '"it\'s $HOME `id`"'),
     ("word", 'lambda wildcards: "fn"'),
-    ("mem_mb", "400"),
-    ("mem_mb", "lambda wildcards, attempt: 300 * attempt"),
-    ("mem_mb", "lambda wildcards, input: max(310, input.size_mb)"),
-    ("mem", '"350MB"'),
+    ("mem_mb", "950"),
+    ("mem_mb", "lambda wildcards, attempt: 800 * attempt"),
+    ("mem_mb", "lambda wildcards, input: max(900, input.size_mb)"),
+    ("mem", '"900MB"'),
     ("disk_mb", "60"),
     ("disk", '"70 MB"'),
     ("runtime", "5"),
@@ -165,8 +165,7 @@ class _Maker:
         if outputs[0] in ("touch", "multiext", "link") or "directory" in outputs[0]:
             outputs[0] = "plain"
         outputs += self._some(FLAVOURS, 2)
-        if self._maybe(0.2):
-            outputs.append("place")
+        outputs += [name for name in ("place", "inherited") if self._maybe(0.15)]
         features = dict(self._features())
         if language == "run" or "fails first" in features or (each and self._odd):
             features.pop("shadow", None)
@@ -233,8 +232,6 @@ class _Maker:
         if self._maybe(0.1):
             found.append(("priority", self._random.choice(("1", "50"))))
         if self._maybe(0.1):
-            found.append(("inherited", None))
-        if self._maybe(0.1):
             found.append(("lead", None))
         if self._maybe(0.05):
             found.append(("long", None))
@@ -281,14 +278,14 @@ class _Maker:
         plain = [rule for rule in plan.rules if rule.outputs]
         found: list[tuple[str, ...]] = []
         if self._maybe(0.25):
-            values = ("amount=5", "mem_mb=320", "word='default'", "runtime=9", "extra=8")
+            values = ("amount=5", "mem_mb=900", "word='default'", "runtime=9", "extra=8")
             chosen = self._random.sample(values, self._random.randint(1, 3))
             if self._grouped:
                 chosen = [value for value in chosen if not value.startswith("word")] or ["extra=8"]
             found.append(("--default-resources", *chosen))
         if plain and self._maybe(0.2):
             name = self._random.choice(plain).name
-            values = ("amount=6", "mem_mb=330", *(() if self._grouped else ("word=given",)))
+            values = ("amount=6", "mem_mb=910", *(() if self._grouped else ("word=given",)))
             found.append(("--set-resources", f"{name}:{self._random.choice(values)}"))
         if plain and not plan.serial and self._maybe(0.15):
             found.append(("--set-threads", f"{self._random.choice(plain).name}=2"))

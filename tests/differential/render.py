@@ -124,8 +124,8 @@ def _paths(rule: Rule, number: int, flavour: str) -> list[str]:
         path = f"{{w}}.{stem}" if rule.has("lead") else f"{rule.name}/{{w}}.{number}"
     else:
         path = f"-{stem}" if rule.has("lead") else f"{rule.name}/{number}"
-    if flavour == "place":
-        return [f"{path}.place"]
+    if flavour in ("place", "inherited"):
+        return [f"{path}.{flavour}"]
     if flavour == "nested":
         return [f"{path}.d/e/f"]
     if flavour == "multiext":
@@ -181,7 +181,7 @@ def _inputs(plan: Plan, rule: Rule) -> str:
             expressions = [
                 text
                 for number, flavour in enumerate(source.outputs)
-                if flavour != "place"
+                if flavour not in ("place", "inherited")
                 for text in _as_inputs(source, number, flavour, each=rule.each)
             ]
         for part, text in enumerate(expressions):
@@ -284,7 +284,10 @@ _VARIABLES: Final = (
 
 def _inherited() -> str:
     lines = ["tell_inherited() {"]
-    lines += [f"printf '%s=%s\\n' {name} \"${{{name}-unset}}\"" for name in _VARIABLES]
+    lines += [
+        f"printf '%s: %s\\n' {name} \"$(printf %s \"${{{name}-unset}}\" | tr '\\n' '|')\""
+        for name in _VARIABLES
+    ]
     return "\n".join([*lines, "}\n"])
 
 
@@ -321,7 +324,7 @@ def _bash_body(plan: Plan, rule: Rule) -> str:
     text = "tell() {\n" + "\n".join(lines) + "\n}\n"
     if "place" in rule.outputs:
         text += _PLACE
-    if rule.has("inherited"):
+    if "inherited" in rule.outputs:
         text += _inherited()
     if rule.has("long"):
         text += ": " + "x" * 140_000 + "\n"
@@ -341,13 +344,10 @@ def _bash_body(plan: Plan, rule: Rule) -> str:
 
 def _bash_output(flavour: str, number: int, out: str, rule: Rule) -> str:
     """Return the commands that make an output."""
-    tell = "tell"
-    if number == 0:
-        tell += "; tell_inherited" if rule.has("inherited") else ""
     if flavour == "touch":
         return ""
-    if flavour == "place":
-        return f"tell_place > {out}\n"
+    if flavour in ("place", "inherited"):
+        return f"tell_{flavour} > {out}\n"
     if flavour == "sha256":
         return f"echo fixed > {out}\n"
     if flavour == "update":
@@ -365,7 +365,7 @@ def _bash_output(flavour: str, number: int, out: str, rule: Rule) -> str:
     if flavour == "link":
         first = "<<output[0]:q>>"
         return f'ln -s -- "$(basename -- {first})" {out}\n'
-    text = f"{{ {tell}; }} > {out}\n"
+    text = f"{{ tell; }} > {out}\n"
     if flavour == "executable":
         text += f"chmod 755 ./{out}\n"
     if flavour == "private":
@@ -412,7 +412,7 @@ def _bash_script(plan: Plan, rule: Rule) -> str:
     text = "\n".join(lines) + "\n"
     if "place" in rule.outputs:
         text += _PLACE
-    if rule.has("inherited"):
+    if "inherited" in rule.outputs:
         text += _inherited()
     if rule.has("log"):
         text += 'echo logged > "${snakemake_log[0]}"\n'

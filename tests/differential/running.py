@@ -157,9 +157,11 @@ def _observe(plan: Plan, backend: Backend, server: Server, home: Path) -> Observ
     # Sources are older than whatever jobs make of them.
     for path in directory.rglob("*"):
         os.utime(path, (1e9, 1e9), follow_symlinks=False)
-    env = _clean_environment(home, None) | {"DECLARED": "it's $x", "HOSTILE_TMP": f"{home}/tmp"}
+    env = _clean_environment(home, None) | {"HOSTILE_TMP": f"{home}/tmp"}
     env.pop("PYTHONPATH", None)
     env |= {"PWD": str(directory), **dict(plan.environment)}
+    if plan.has("envvars"):
+        env["DECLARED"] = "it's  x"
     if "BASH_ENV" in env:
         env["BASH_ENV"] = f"{directory}/bash_env"
     env |= backend.environment

@@ -88,12 +88,13 @@ def _entry(path: Path, key: str, is_benchmark: bool, named: Any) -> Seen:
     if is_benchmark:
         return {f"benchmark {key}": f"{mode} {_benchmark(text)}"}
     seen = {f"file {key}": mode}
-    if key.endswith(".place"):
+    kind = key.rpartition(".")[2]
+    if kind in ("place", "inherited"):
         for line in named(text).splitlines():
             name, _, value = line.partition(": ")
             if name == "signals":
                 value = _signals(value)
-            seen[f"place {key} {name}"] = value
+            seen[f"{kind} {key} {name}"] = value
     elif not key.startswith(".snakemake"):
         seen[f"content {key}"] = named(text)
     return seen

@@ -585,7 +585,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         arguments = RealExecutor.get_job_args(self, job, cores=max(1, int(job.threads)))
         arguments = with_file_targets(arguments, job)
         if SharedFSUsage.INPUT_OUTPUT in self.workflow.storage_settings.shared_fs_usage:
-            files = [str(file) for file in job.get_wait_for_files()]
+            files = [str(file) for file in job.get_wait_for_files() if _is_one_line(str(file))]
             if files:
                 # Not as arguments: Snakemake does not quote them for a shell.
                 spec, directory = self._respawned
@@ -753,6 +753,14 @@ def _handle(info: SubmittedJobInfo) -> Job:
 def _marker(info: SubmittedJobInfo) -> str:
     """Return what Snakemake's marker of incomplete output says of a job."""
     return f"{_lane(info).checked.prefix}:{_handle(info).spec.key}"
+
+
+def _is_one_line(path: str) -> bool:
+    """Tell whether a path can be in a list of files to wait for, whose lines Snakemake strips.
+
+    One that cannot is not waited for, but looked for as soon as the job's Snakemake has begun.
+    """
+    return path.splitlines() == [path.strip()]
 
 
 def with_file_targets(arguments: str, job: Any) -> str:
