@@ -278,6 +278,53 @@ class TestWaysIn:
             result = workflow.run(*self.behind(workflow, hosts, known)).failed()
             result.has("host key", whose, "ssh-keyscan")
 
+    def test_hardened_server_and_configuration_for_a_terminal(
+        self, workflow: Workflow, hosts: SshHosts
+    ) -> None:
+        """One session on a connection, a login that prints, and an agent that stays here."""
+        server = hosts.machines["big1"].base / "sshd_config"
+        plain = server.read_text()
+        noise = "/bin/bash -c 'echo noise; echo noise >&2; eval \"$SSH_ORIGINAL_COMMAND\"'"
+        server.write_text(f"{plain}MaxSessions 1\nForceCommand {noise}\n")
+        config = workflow.file(
+            "config",
+            "Host big1   # with a comment\n  ForwardAgent yes\n  RequestTTY force\n"
+            "  RemoteCommand tmux\n  LocalForward 127.0.0.1:9 127.0.0.1:9\n"
+            f"{hosts.config.read_text()}",
+        )
+        for number in range(6):
+            workflow.file(f"{number}.in", f"{number}\n")
+        workflow.snakefile(
+            """
+            rule all:
+                input: expand("{n}.out", n=range(6))
+            rule a:
+                input: "{n}.in"
+                output: "{n}.out"
+                shell: "cat {input} > {output}; echo ${{SSH_AUTH_SOCK-}} ${{SSH_TTY-}} >> {output}"
+            """
+        )
+        agent = workflow.home / "agent"
+        process = subprocess.Popen(["ssh-agent", "-D", "-a", str(agent)], stdout=subprocess.DEVNULL)
+        try:
+            wait_for(agent.exists, "the agent")
+            hosts.stop_sshd("big1")
+            hosts.machines["big1"].daemon.start()
+            wait_for(lambda: hosts.logs_in("big1"), "a login")
+            workflow.run(
+                *PLAIN.option("ssh_config", config),
+                *PLAIN.option("staging", "sftp"),
+                *PLAIN.option("servers", f"big1,slots=6,workdir={workflow.home}/there"),
+                jobs=6,
+                env={"SSH_AUTH_SOCK": str(agent)},
+            ).ok()
+        finally:
+            process.terminate()
+            process.wait()
+            server.write_text(plain)
+            hosts.stop_sshd("big1")
+        assert [workflow.read(f"{n}.out") for n in range(6)] == [f"{n}\n\n" for n in range(6)]
+
     def test_ordinary_user(self, tmp_path: Path, hosts: SshHosts) -> None:
         """Here and there, with and without a shared file system."""
         user = ensure_login()

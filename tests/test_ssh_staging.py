@@ -203,6 +203,84 @@ class TestThereAndBack:
             assert workflow.read(f"out/{name}/{name}") == f"in/{name}"
         assert not workflow.exists("pwned")
 
+    def test_kinds_of_files(self, workflow: ApartWorkflow, hosts: SshHosts) -> None:
+        """As with a job of this machine: modes, times, links, holes, and what may not be read."""
+        tree = workflow.path("data")
+        (tree / "sub" / "empty").mkdir(parents=True)
+        for name in ("-dash", "two\nlines", "\udcff", "sub/plain"):
+            (tree / name).write_text("x\n")
+        (tree / "sub" / "run").write_text("#!/bin/sh\necho ran\n")
+        (tree / "sub" / "run").chmod(0o755)
+        (tree / "sub" / "locked").write_text("locked\n")
+        (tree / "sub" / "locked").chmod(0o444)
+        os.link(tree / "sub" / "plain", tree / "hard")
+        (tree / "loop").symlink_to(".")
+        (tree / "outside").symlink_to(workflow.file("elsewhere.txt", "elsewhere\n"))
+        os.utime(tree / "sub" / "plain", ns=(1, 1_600_000_000_123_456_789))
+        (tree / "sub").chmod(0o555)
+        with workflow.path("holes").open("wb") as stream:
+            stream.truncate(50_000_000)
+        workflow.file("kept.txt", "kept\n")
+        workflow.snakefile(
+            """
+            rule all:
+                input: "copy", "said", "holes.out", "kept.txt.done"
+            rule copy:
+                input: "data"
+                output: directory("copy"), protected("said"), temp("temporary")
+                shell:
+                    "find {input} -type f | wc -l > said; ./{input}/sub/run >> said; "
+                    "cat {input}/loop/loop/outside >> said; cp -a {input} {output[0]}; "
+                    "rm {output[0]}/outside; ln -s ../data/hard {output[0]}/to-input; "
+                    "touch temporary; chmod 4775 {output[0]}/hard"
+            rule holes:
+                input: "holes", "temporary"
+                output: "holes.out"
+                shell: "cp {input[0]} {output}"
+            rule update:
+                input: "copy"
+                output: update("kept.txt"), touch("kept.txt.done")
+                shell: "echo more >> kept.txt"
+            """
+        )
+        try:
+            workflow.run(*PLAIN.option("servers", "big1,slots=4")).ok()
+            workflow.run().ok().has("Nothing to be done")
+            inside = f"{workflow.tree()}/data"
+            before = hosts.run("big1", "stat", "-c", "%i", inside)
+            workflow.run("--forcerun", "copy", *PLAIN.option("servers", "big1,slots=4")).ok()
+            assert hosts.run("big1", "stat", "-c", "%i", inside) == before, "it is not sent again"
+        finally:
+            (tree / "sub").chmod(0o755)
+        copy = workflow.path("copy")
+        assert workflow.lines("said") == ["9", "ran", "elsewhere"]
+        assert workflow.path("said").stat().st_mode & 0o777 == 0o444
+        assert not workflow.exists("temporary")
+        assert workflow.read("kept.txt").startswith("kept\nmore\n")
+        assert (copy / "sub").stat().st_mode & 0o7777 == 0o555
+        assert (copy / "sub" / "run").stat().st_mode & 0o7777 == 0o755
+        assert (copy / "hard").stat().st_mode & 0o7777 == 0o775
+        assert (copy / "sub" / "plain").stat().st_mtime_ns == 1_600_000_000_123_456_789
+        assert (copy / "two\nlines").read_text() == (copy / "\udcff").read_text() == "x\n"
+        assert os.readlink(copy / "loop") == "."
+        assert os.readlink(copy / "to-input") == "../data/hard"
+        assert workflow.path("holes.out").stat().st_size == 50_000_000
+        assert workflow.path("holes.out").stat().st_blocks < 1000
+
+    def test_links_to_other_files_do_not_come(self, workflow: ApartWorkflow) -> None:
+        """They would be followed where the directory is sent next, to another file of here."""
+        workflow.snakefile(
+            """
+            rule a:
+                output: directory("d")
+                shell: "mkdir {output}; ln -s ../../../.ssh/id_ed25519 {output}/link"
+            """
+        )
+        message = workflow.run().failed().failure("a").message
+        assert "'d/link' is a symbolic link to '../../../.ssh/id_ed25519'" in message
+        assert "let the rule copy what it points at" in message
+        assert not workflow.exists("d")
+
     def test_nothing_is_sent_twice(self, workflow: ApartWorkflow, hosts: SshHosts) -> None:
         """A job goes where its inputs lie, and an unchanged file stays where it is."""
         workflow.file("big.in", b"x" * 100_000)

@@ -353,6 +353,9 @@ def control_path() -> str:
     return ""
 
 
+_FEW_SESSIONS: Final = (
+    "; the connection that is shared has as many sessions as the server allows (MaxSessions)"
+)
 _RESOLVES_NOT: Final = re.compile(r"[Cc]ould not resolve hostname (\S+?):? (?!.*[Tt]emporary)")
 
 
@@ -381,6 +384,7 @@ def refusal(name: str, address: str, why: str) -> SchedulerError:
         return SchedulerError(
             f"{name} refuses the login ({said}). It must be possible without a password: with a "
             "key that is in ssh-agent, or named by keyfile or in ~/.ssh/config"
+            + (_FEW_SESSIONS if "Session open refused" in why else "")
         )
     if _RESOLVES_NOT.search(why):
         return SchedulerError(f"{name}: there is no such machine ({said})")
