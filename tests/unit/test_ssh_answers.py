@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from pipen_executors.exceptions import TransientError
 from pipen_executors.job import Job
+from pipen_executors.jobdir import JobDir
+from pipen_executors.states import JobState
 from snakemake_executor_plugin_pipen_ssh import answers
 from snakemake_executor_plugin_pipen_ssh.agent import Agent
 from snakemake_executor_plugin_pipen_ssh.answers import Answer, Event, Nonsense
@@ -17,6 +18,7 @@ from snakemake_executor_plugin_pipen_ssh.client import Session
 from snakemake_executor_plugin_pipen_ssh.stock import Stocks
 
 from .loops import run
+from .specs import job_spec
 
 
 @pytest.mark.parametrize(
@@ -71,10 +73,10 @@ def test_states(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-", "- 5", "- 5:x", "- 5:1e300", "- x:5.5", "- - -", "- -1:5.5"]
+    "text", ["", "-", "- 5", "- 5:x", "- 5:1e300", "- x:5.5", "- - -", "- -1:5.5", "- d:x"]
 )
 def test_versions(text: str) -> None:
-    assert answers.versions("d:ff 5:1.5", 2) == ["ff", (5, 1_500_000_000)]
+    assert answers.versions(f"d:{'f' * 64} 5:1.5", 2) == ["f" * 64, (5, 1_500_000_000)]
     with pytest.raises(Nonsense):
         answers.versions(text, 2)
 
@@ -112,11 +114,15 @@ def test_readers_of_a_tree() -> None:
     near, far = stocks.named("u"), stocks.named("u")
     assert near is far
     assert stocks.named("v") is not near
-    first, second = (cast(Job, object()) for _ in range(2))
+    first, second = (Job(n, job_spec(), JobDir("/nowhere")) for n in range(2))
+    first.set_state(JobState.RUNNING)
     near.use(first, ["d", "x/y"])
     for name in ("d", "d/in/it", "x", "x/y", "x/y/z"):
         assert far.readers(["other", name], second) == {first: name}
     assert far.readers(["d2", "x/y2", "e"], second) == {}
     assert far.readers(["d"], first) == {}
+    first.set_state(JobState.QUEUED)
+    assert far.readers(["d"], second) == {}, "it waits for a second start"
+    first.set_state(JobState.RUNNING)
     stocks.free(first)
     assert far.readers(["d"], second) == {}

@@ -20,6 +20,7 @@ _EVENT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.(?:start|end\.[0-9]
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TIME: Final = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,30}))?", re.ASCII)
 _PID: Final = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_DIGEST: Final = re.compile(r"(?:[0-9a-f]{64})?", re.ASCII)
 _LATEST: Final = 1 << 33
 """Seconds since 1970 beyond which no file system of this machine keeps a time."""
 _SHOWN: Final = 80
@@ -167,7 +168,7 @@ def states(text: str, count: int) -> tuple[int, list[str]]:
 def versions(text: str, count: int) -> list[Version | str | None]:
     """Read the answer to ``stat``: a word for each name, None where there is nothing.
 
-    A directory has its digest, in hexadecimal.
+    A directory has its digest, in hexadecimal; an empty one if it cannot be looked into.
     """
     words = text.split(" ") if text else []
     if len(words) != count:
@@ -179,6 +180,8 @@ def _version(word: str) -> Version | str | None:
     if word == "-":
         return None
     if word.startswith("d:"):
+        if not _DIGEST.fullmatch(word[2:]):
+            raise nonsense(word)
         return word[2:]
     size, _, time = word.partition(":")
     return number(size), nanoseconds(time)

@@ -106,6 +106,7 @@ class Host:
         self.stock = Stock()
         self.fetching = asyncio.Semaphore(_SESSIONS)
         self._given_up: list[str] = []
+        self._ending: asyncio.Task[None] | None = None
 
     # -- what it is like -------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class Host:
         jobs
             Process id and wrapper of each.
         """
-        self._given_up += jobs
+        self._given_up = [*self._given_up, *jobs]
 
     async def come_back(self) -> None:
         """Wait until it can be asked, or is lost."""
@@ -220,9 +221,10 @@ class Host:
 
     async def close(self) -> None:
         """Let go of the connection; jobs go on."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._ending) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._client is not None:
             await self._client.close()
 
@@ -316,9 +318,19 @@ class Host:
         self.mem_mb = self.server.mem_mb or hello.mem_mb
         self.oom_kills = hello.oom_kills
         if self._given_up:
-            await agent.ask("kill", 0, len(self._given_up) // 2, *self._given_up)
-            self._given_up.clear()
+            self._ending = asyncio.create_task(self._end_given_up(agent))
         return agent
+
+    async def _end_given_up(self, agent: Agent) -> None:
+        """End what must not run any more; asked again by the next connection if this is lost."""
+        jobs = self._given_up
+        try:
+            await agent.ask("kill", 0, len(jobs) // 2, *jobs)
+        except TransientError:
+            return
+        except SchedulerError as error:
+            self._warn(f"{error}: they were given up, and go on")
+        self._given_up = self._given_up[len(jobs) :]
 
     def _check_clock(self, there: int, before: int, after: int) -> None:
         """Say once that the clock of a machine differs: files get their times from it."""

@@ -21,7 +21,7 @@ from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.spec import JobSpec
-from pipen_executors.states import JobState, Outcome, Presence, Report
+from pipen_executors.states import Outcome, Presence, Report
 
 from . import ends
 from .client import Access
@@ -30,9 +30,7 @@ from .host import Host
 from .placement import Room
 from .servers import Server
 from .sessions import RemoteSessions, server_of
-from .stock import Stocks
-
-_OCCUPYING: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
+from .stock import OCCUPYING, Stocks
 
 _RING: Final = r"""[[ -p $pipen_bell ]] &&
     printf '%s\n' "$pipen_key.$pipen_token.end.$rc" 1<> "$pipen_bell"
@@ -127,7 +125,7 @@ class SshScheduler(SchedulerPostInit, XquteSshScheduler):
 
         A job that no machine can ever run is admitted without one, to be refused.
         """
-        self.placed = {j: h for j, h in self.placed.items() if j.state in _OCCUPYING}
+        self.placed = {j: h for j, h in self.placed.items() if j.state in OCCUPYING}
         room = Room(self._fleet.hosts, self.placed)
         admitted: list[Job] = []
         for job in queued:

@@ -44,6 +44,8 @@ _NEW: Final = ".pipen-new"
 _AT_A_TIME: Final = 50
 """Names that are asked about at a time: the answer is one line of less than 4 KiB, which no other
 process of the agent can write into (pipe(7), PIPE_BUF)."""
+_SOMETHING_ELSE: Final[Version] = (0, -1)
+"""What is no version of any file or directory here."""
 _STAT_PATIENCE: Final = 3600.0
 """Seconds that a look at what lies there may take: of a directory, at each file in it."""
 _OF_JOB: Final = ("job.rc", "job.status", "job.stdout", "job.stderr", "job.timedout", meter.FILE)
@@ -110,7 +112,7 @@ class Staging:
             stock = host.stock
             async with stock.sending:
                 unsent = await self._unsent(host, here)
-                in_use = stock.readers(unsent, job)
+                in_use = stock.readers([name for name in unsent if name in stock.files], job)
                 if not in_use:
                     stock.use(job, wanted)
                     await self._send(host, job, wanted, unsent)
@@ -194,8 +196,8 @@ class Staging:
             for name, there in zip(some, found, strict=True):
                 if there == f"{here[name][1]:064x}":
                     files[name] = here[name]  # a directory with just that in it
-                elif isinstance(there, tuple):
-                    files[name] = there
+                elif there is not None:
+                    files[name] = there if isinstance(there, tuple) else _SOMETHING_ELSE
         return {name: version for name, version in here.items() if files.get(name) != version}
 
     def held(self, host: Host, job: Job) -> int:

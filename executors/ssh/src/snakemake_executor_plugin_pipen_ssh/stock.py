@@ -7,11 +7,17 @@ system, or two names of one machine. What is known of it, and who reads it, is t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
+from typing import Final
 
 from pipen_executors.job import Job
+from pipen_executors.states import JobState
 
 from .answers import Version
+
+OCCUPYING: Final = (JobState.SUBMITTED, JobState.RUNNING, JobState.KILLING)
+"""States of a job that has a machine."""
 
 
 class Stock:
@@ -44,18 +50,23 @@ class Stock:
     def readers(self, names: Iterable[str], but: Job) -> dict[Job, str]:
         """Return which other jobs may read some of the names, or what is in or around them.
 
-        For each job there is one of the names.
+        For each job there is one of the names. A job that waits to be put somewhere once more
+        reads nothing.
         """
         wanted = list(names)
         found = {}
         for job, used in self._used.items():
-            if job is not but and (hit := next((n for n in wanted if _meets(n, used)), None)):
+            if job is but or job.state not in OCCUPYING:
+                continue
+            if (hit := next((n for n in wanted if _meets(n, used)), None)) is not None:
                 found[job] = hit
         return found
 
     async def change(self) -> None:
-        """Wait until some job reads nothing any more."""
-        await self._freed.wait()
+        """Wait until some job may read nothing any more, or for a second."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._freed.wait()
 
 
 def _meets(name: str, used: frozenset[str]) -> bool:
