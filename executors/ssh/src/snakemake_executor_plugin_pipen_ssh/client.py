@@ -272,10 +272,9 @@ class Client:
         if await self._is_shared_already(settings.get("controlpath", ["none"])[-1]):
             self._shared = ["-o", "ControlMaster=no"]
             return await self.session()
-        path = control_path()
-        self._shared = ["-o", f"ControlPath={path}", "-o", "ControlMaster=no"]
-        first = ["-o", f"ControlPath={path}", "-o", "ControlMaster=yes", "-o", "ControlPersist=no"]
-        return await self._start(first if path else ["-o", "ControlPath=none"])
+        path = ["-o", f'ControlPath="{control_path() or "none"}"']
+        self._shared = [*path, "-o", "ControlMaster=no"]
+        return await self._start([*path, "-o", "ControlMaster=yes", "-o", "ControlPersist=no"])
 
     async def session(self) -> Session:
         """Open another session that runs bash.
