@@ -184,7 +184,7 @@ def test_session_that_says_a_lot_and_ends() -> None:
     async def work() -> None:
         loud = "head -c 3000000 /dev/zero | tr '\\0' x >&2; printf '\\033[31mlast\\n' >&2; exit 255"
         session = await Session.start(["/bin/bash", "-c", loud])
-        assert (await session.why()).endswith("x?[31mlast")
+        assert (await session.why()).endswith("xlast")
         assert session.is_refused
         await session.wait_closed()
         with pytest.raises(SchedulerError, match="needs OpenSSH's client"):

@@ -10,10 +10,11 @@ from importlib.resources import files
 from typing import Final
 
 from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.plain_text import plain_line
 
 from . import answers
 from .answers import Answer, Event, Nonsense
-from .client import Session, printable
+from .client import Session
 
 _GREETING: Final = b"pipen-agent "
 _ENCODING: Final = "utf-8"
@@ -24,6 +25,10 @@ PATIENCE: Final = 180.0
 
 class NoShellError(Exception):
     """A session has ended before bash ran in it; the text is what it said."""
+
+
+def _shown(text: str) -> str:
+    return plain_line(text.encode(_ENCODING, "replace").decode(_ENCODING))
 
 
 def script(name: str) -> bytes:
@@ -150,4 +155,4 @@ class Agent:
                 if is_ok:
                     answer.set_result(text)
                 else:
-                    answer.set_exception(SchedulerError(f"{self._name}: {printable(text)}"))
+                    answer.set_exception(SchedulerError(f"{self._name}: {_shown(text)}"))

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.plain_text import plain
 
 from .agent import NoShellError, frame, greet, script
 from .answers import Nonsense
-from .client import Client, Session, printable
+from .client import Client, Session
 
 _GREETING: Final = b"pipen-carrier "
 _PIECE: Final = 1 << 18
@@ -134,7 +135,7 @@ class Carrier:
         if match is None:
             raise Nonsense(f"it answered a transfer with {text[:80]!r}")
         self.is_idle = True
-        return Verdict(int(match[1]), printable(match[2].decode(errors="replace")))
+        return Verdict(int(match[1]), plain(match[2].decode(errors="replace")))
 
     async def _read(self) -> bytes:
         async with asyncio.timeout(_PATIENCE):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from pipen_executors.exceptions import SchedulerError, TransientError
+from pipen_executors.plain_text import plain
 from pipen_executors.process import run
 
 from .servers import Server
@@ -195,7 +196,7 @@ class Session:
             async with asyncio.timeout(2):  # a child may have the stream, and live on
                 await asyncio.shield(self._reading)
                 await self._process.wait()
-        return printable(self._text.decode(errors="replace")).strip()
+        return plain(self._text.decode(errors="replace")).strip()
 
     @property
     def has_ended(self) -> bool:
@@ -223,11 +224,6 @@ class Session:
         await self._process.wait()
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
-
-
-def printable(text: str) -> str:
-    """Replace what a terminal would take for more than text; lines stay lines."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.replace("\r", ""))
 
 
 def _environment() -> dict[str, str]:
@@ -303,7 +299,7 @@ class Client:
         words = ["ssh", *QUESTION, *arguments(self._server, self._access)]
         done = await run([*words, "--", self._server.host], env=_environment())
         if done.rc:
-            why = "; ".join(printable(done.stderr).splitlines()[-3:])
+            why = "; ".join(plain(done.stderr).splitlines()[-3:])
             raise SchedulerError(f"{self._server.name}: {why or 'ssh -G fails'}")
         return effective(done.stdout)
 
