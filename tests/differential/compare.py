@@ -85,6 +85,12 @@ ALLOWED: Final[Sequence[Allowed]] = (
         "directory of a job.",
     ),
     Allowed(
+        r"inherited .* (SLURM|SQUEUE|SACCT)_\w+",
+        ("pipen-slurm",),
+        "Variables that change what Slurm's commands print (`SLURM_TIME_FORMAT`, `SQUEUE_*`, "
+        "`SACCT_*`) may not reach jobs.",
+    ),
+    Allowed(
         r"place .* variable _RJEM_MALLOC_CONF",
         (),
         "Variables that a library sets in the process of Snakemake when it is loaded, such as "
