@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipen_executors import requests
+from pipen_executors.job import Job
+from pipen_executors.scheduler import SchedulerPostInit
 from pipen_executors.states import ExitReason
 
 from ..conformance.harness import wait_for
@@ -227,3 +232,46 @@ def test_cancelled_while_the_disk_is_full(run: Run, monkeypatch: pytest.MonkeyPa
     outcome = run.wait(1)["a"].outcome
     assert outcome is not None
     assert outcome.reason is ExitReason.CANCELLED
+
+
+# -- schedulers that cannot tell of one job ------------------------------------------------
+
+
+def one_by_one(run: Run, monkeypatch: pytest.MonkeyPatch, raises_for: str) -> None:
+    """Let the scheduler be asked for one job after the other, and raise for one of them."""
+
+    async def job_is_running(job: Job) -> bool:
+        if job.spec.rule == raises_for:
+            raise RuntimeError("no answer for this one")
+        return run.scheduler.processes[job.jid].poll() is None
+
+    monkeypatch.setattr(run.scheduler, "job_is_running", job_is_running)
+    query = partial(SchedulerPostInit.query_jobs, run.scheduler)
+    monkeypatch.setattr(run.scheduler, "query_jobs", query)
+
+
+def test_job_of_which_nothing_can_be_said_hides_no_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one(run, monkeypatch, "silent")
+    silent, killed = run.submit(run.spec("silent", "sleep 60\n"), run.spec("killed", "sleep 60\n"))
+    wait_for(lambda: any("could not be asked about" in m for m in run.messages), "the message")
+    os.killpg(int(killed.jid), signal.SIGKILL)
+    outcome = run.wait(1)["killed"].outcome
+    assert outcome is not None
+    assert outcome.reason is ExitReason.LOST
+    os.killpg(int(silent.jid), signal.SIGTERM)  # its wrapper tells its end
+    assert run.wait(2)["silent"].outcome is not None
+
+
+def test_cancelling_a_job_of_which_nothing_can_be_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipen_executors.engine._UNKNOWN_PATIENCE", 0.2)
+    one_by_one(run, monkeypatch, "silent")
+    run.submit(run.spec("silent", "sleep 60\n"), run.spec("other", "sleep 60\n"))
+    wait_for(lambda: sum(map(len, run.scheduler.submissions)) == 2, "both jobs")
+    run.engine.cancel()
+    reasons = {job.outcome.reason for job in run.wait(2).values() if job.outcome}
+    assert reasons == {ExitReason.CANCELLED}
+    assert any("was told to end" in message for message in run.messages)

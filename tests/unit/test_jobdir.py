@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipen_executors.jobdir import EVENTS, OPEN, JobDir, open_jobs, prepare_root, root_below
+from pipen_executors.events import Event, parse_event
+from pipen_executors.jobdir import (
+    EVENTS,
+    OPEN,
+    JobDir,
+    exit_status,
+    open_jobs,
+    prepare_root,
+    root_below,
+    start_of_last_lines,
+)
 from pipen_executors.spec import JobSpec
 from pipen_executors.work import ScriptFile
 
@@ -55,6 +65,49 @@ def test_only_the_user_can_read(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert Path(job.file("job.extra")).read_bytes() == b"\xff\0"
     assert list((root / EVENTS).iterdir()) == []
+
+
+def test_mode_of_a_directory_that_was_there_stays(tmp_path: Path) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    root.chmod(0o755)
+    prepare_root(root)
+    assert stat.S_IMODE(root.stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / EVENTS).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("0", 0), ("255", 255), ("256", None), ("²", None), ("٣", None), ("-1", None), ("", None),
+     ("9" * 5000, None)],
+)  # fmt: skip
+def test_exit_status(text: str, status: int | None) -> None:
+    """Whatever stands there; digits are those of ASCII."""
+    assert exit_status(text) == status
+    assert parse_event(f"k.t.end.{text}") == (None if status is None else Event("k", "t", status))
+
+
+@pytest.mark.parametrize("ending", ["", "\n"])
+@pytest.mark.parametrize("lines", [0, 1, 2, 999, 1000, 5000])
+def test_last_lines_of_a_large_file(tmp_path: Path, lines: int, ending: str) -> None:
+    path = tmp_path / "log"
+    every = [f"line {n} {'x' * (n % 200)}" for n in range(1000)]
+    path.write_text("\n".join(every) + ending)
+    with path.open("rb") as stream:
+        stream.seek(start_of_last_lines(stream, lines))
+        shown = stream.read().decode()
+    assert shown.splitlines() == (every[-lines:] if lines else [])
+
+
+def test_last_line_of_a_file_is_found_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)  # a sparse file of a terabyte
+        stream.seek(0, 2)
+        stream.write(b"\nfirst\nlast\n")
+    with path.open("rb") as stream:
+        stream.seek(start_of_last_lines(stream, 1))
+        assert stream.read() == b"last\n"
 
 
 def test_attempts_are_kept_and_a_new_run_begins_anew(tmp_path: Path) -> None:

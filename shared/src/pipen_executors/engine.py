@@ -41,6 +41,8 @@ _FIRST_QUERY: Final = 2.0
 _QUERY_GROWTH: Final = 2.0
 _REPORT_BATCH: Final = 0.03
 _KILL_PATIENCE: Final = 300.0
+_UNKNOWN_PATIENCE: Final = 10.0
+"""Seconds for which a cancelled job is waited for that the scheduler says nothing of."""
 _FETCH_PATIENCE: Final = 600.0
 _MANY: Final = 20
 _LIMIT_PAUSE: Final = (4.0, 8.0)
@@ -899,6 +901,12 @@ class Engine:
                 if report is None or report.presence is Presence.GONE:
                     gone.append(job)
                     continue
+                if report.presence is Presence.UNKNOWN:
+                    self._warn_once(
+                        f"Scheduler {self.scheduler.name} could not be asked about some jobs "
+                        f"({report.reason}); no job is affected, asking again"
+                    )
+                    continue
                 job.seen = time.monotonic()
                 before, job.reason = job.reason, report.reason
                 if report.presence is Presence.PENDING and job.reason != before:
@@ -1013,20 +1021,32 @@ class Engine:
         """Wait until jobs that were killed have ended, by their own word or the scheduler's."""
         deadline = time.monotonic() + _KILL_PATIENCE
         pause = 0.05
+        silent_since: dict[Job, float] = {}
         while waiting and time.monotonic() < deadline and not self._abandoned.is_set():
-            await self._look_at_killed(waiting)
+            await self._look_at_killed(waiting, silent_since)
             waiting = [job for job in waiting if job.state is JobState.KILLING]
             if waiting:
                 await self._unless_abandoned(asyncio.sleep(pause))
                 pause = min(pause * 1.6, 2.0)
 
-    async def _look_at_killed(self, jobs: Sequence[Job]) -> None:
-        """Ask once which jobs that were killed are gone."""
+    async def _look_at_killed(
+        self, jobs: Sequence[Job], silent_since: dict[Job, float]
+    ) -> None:
+        """Ask once which jobs that were killed are gone, and note which cannot be asked about."""
         asked = [job for job in jobs if job.jid and job.state is JobState.KILLING]
         with contextlib.suppress(TransientError):
             present = await self.scheduler.query_jobs(asked)
             for job in asked:
                 report = present.get(job)
+                if report is not None and report.presence is Presence.UNKNOWN:
+                    now = time.monotonic()
+                    if now - silent_since.setdefault(job, now) < _UNKNOWN_PATIENCE:
+                        continue
+                    self._warn(
+                        f"Job {job.jid} was told to end; whether it has, scheduler "
+                        f"{self.scheduler.name} does not say: {report.reason}"
+                    )
+                    report = None
                 if report is None or report.presence is Presence.GONE:
                     self._end(job, Outcome(ExitReason.CANCELLED, detail="by this run"))
 

@@ -19,6 +19,8 @@ from typing import Any, Final, Self
 
 import psutil
 
+from .jobdir import exit_status
+
 _SHORTEST: Final = 0.1
 _LONGEST: Final = 3.0
 _GROWTH: Final = 1.3
@@ -69,8 +71,8 @@ def parse_event(name: str) -> Event | None:
     match name.split("."):
         case [key, token, "start"]:
             return Event(key, token, None)
-        case [key, token, "end", rc] if rc.isdigit():
-            return Event(key, token, int(rc))
+        case [key, token, "end", rc] if (status := exit_status(rc)) is not None:
+            return Event(key, token, status)
     return None
 
 

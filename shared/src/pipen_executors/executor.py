@@ -260,7 +260,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
         root = self.root(name, checked)
         try:
-            prepare_root(root)
+            filesystem.repeat(prepare_root, root)
         except OSError as error:
             raise UserError(
                 f"{checked.where('workdir')}: the job directories cannot be kept in {root}: {error}"

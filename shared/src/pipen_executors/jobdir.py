@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from . import meter
 from .plain_text import plain
@@ -246,8 +246,7 @@ class JobDir:
 
     def rc(self) -> int | None:
         """Return the exit status that the wrapper wrote, or None."""
-        text = self.read("job.rc").strip()
-        return int(text) if text.isdigit() else None
+        return exit_status(self.read("job.rc").strip())
 
     def jid(self, token: str = "") -> str:
         """Return the scheduler's id of the job; empty if it is not known.
@@ -310,7 +309,7 @@ def open_jobs(root: str) -> dict[str, tuple[JobDir, Record]]:
 
 
 def tail(path: str, lines: int = 10) -> list[str]:
-    """Return the last lines of a file, to be shown, without reading all of it.
+    """Return the last lines of a file, to be shown, of 16 KiB of it at most.
 
     None if it cannot be read; escape sequences and control characters are left out.
     """
@@ -322,6 +321,36 @@ def tail(path: str, lines: int = 10) -> list[str]:
     except OSError:  # for messages only
         return []
     return [plain(line) for line in text.splitlines()[-lines:]]
+
+
+def start_of_last_lines(stream: BinaryIO, lines: int) -> int:
+    """Return where the last lines of a file begin, reading it backwards from its end."""
+    position = end = stream.seek(0, os.SEEK_END)
+    if not lines:
+        return end
+    wanted = lines
+    while position:
+        size = min(_TAIL_BYTES, position)
+        position -= size
+        stream.seek(position)
+        block = stream.read(size)
+        if position + size == end and block.endswith(b"\n"):
+            wanted += 1  # the last line ends there, and none begins
+        breaks = block.count(b"\n")
+        if breaks >= wanted:
+            for _ in range(wanted):
+                at = block.rindex(b"\n")
+                block = block[:at]
+            return position + at + 1
+        wanted -= breaks
+    return 0
+
+
+def exit_status(text: str) -> int | None:
+    """Read an exit status, 0 to 255 (wait(2)); None for what is none."""
+    if not re.fullmatch("[0-9]{1,3}", text):
+        return None
+    return int(text) if int(text) <= 255 else None
 
 
 def is_script(name: str) -> bool:
@@ -358,10 +387,11 @@ def prepare_root(root: Path) -> None:
     OSError
         If it cannot be created or written.
     """
+    # What was there keeps its mode.
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     events = root / EVENTS
-    events.mkdir(parents=True, exist_ok=True, mode=0o700)
+    events.mkdir(exist_ok=True, mode=0o700)
     (root / OPEN).mkdir(exist_ok=True, mode=0o700)
-    root.chmod(0o700)
     probe = events / f".probe-{secrets.token_hex(4)}"
     probe.touch()
     probe.unlink()

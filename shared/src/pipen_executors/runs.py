@@ -183,6 +183,16 @@ class Run:
         except psutil.Error:
             return False
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether its history is this user's, and so what it says of commands and settings."""
+        return (self.root / HISTORY).stat().st_uid == os.geteuid()
+
+    @property
+    def owner(self) -> str:
+        """Name of the user whose history it is."""
+        return (self.root / HISTORY).owner()
+
     def counts(self) -> dict[Phase, int]:
         """Return how many jobs are in each state."""
         counts = dict.fromkeys(Phase, 0)

@@ -234,10 +234,9 @@ class SchedulerPostInit(Base):
             try:
                 running = await self.job_is_running(job)
             except Exception as error:  # see submit_jobs
-                raise TransientError(
-                    f"Scheduler {self.name} could not be asked: {error!r}"
-                ) from error
-            answers[job] = Report(Presence.RUNNING if running else Presence.GONE)
+                answers[job] = Report(Presence.UNKNOWN, repr(error))
+            else:
+                answers[job] = Report(Presence.RUNNING if running else Presence.GONE)
         return answers
 
     async def explain_jobs(

@@ -100,11 +100,17 @@ def cancel(run: Run, stories: Sequence[JobStory]) -> list[JobStory]:
 
     Raises
     ------
+    UserError
+        If the run is another user's.
     SchedulerError
         If the scheduler cannot be used, or jobs are still there after two minutes.
     """
     from .job import Job
 
+    if not run.is_mine:
+        raise UserError(
+            f"the run in {run.root} is another user's ({run.owner}): only they can cancel its jobs"
+        )
     jobs: dict[Job, JobStory] = {}
     for story in stories:
         record = story.files.record()
@@ -147,15 +153,16 @@ def add_accounting(run: Run) -> None:
     if not plugin_of(run.scheduler).Executor.has_accounting:
         return
     since = min(attempt.submitted or run.begun for _, attempt in wanted.values())
-    scheduler = make_scheduler(run.scheduler, run.root, dict(run.settings))
+    # A history of another user's must not say which commands are run.
+    scheduler = make_scheduler(run.scheduler, run.root, dict(run.settings) if run.is_mine else {})
     known = asyncio.run(scheduler.accounted(list(wanted), since))
     told = []
     for jid, facts in known.items():
         job, attempt = wanted[jid]
         attempt.add_accounting(facts)
         told.append((job.key, attempt.number, facts))
-    if told:
-        with contextlib.suppress(OSError):  # somebody else's history, which can only be read
+    if told and run.is_mine:
+        with contextlib.suppress(OSError):
             write_accounted(str(run.root), run.id, told)
 
 

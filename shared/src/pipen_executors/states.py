@@ -126,6 +126,8 @@ class Presence(Enum):
     RUNNING = "running"
     GONE = "gone"
     """It has ended or is not known; its job directory or accounting tells how."""
+    UNKNOWN = "unknown"
+    """The scheduler could not be asked about this job, only about others."""
 
 
 @dataclass(frozen=True, slots=True)

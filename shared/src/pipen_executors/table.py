@@ -70,10 +70,19 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_csv(stream: TextIO, table: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table as CSV (RFC 4180) with a line of names."""
+    """Write a table as CSV (RFC 4180) with a line of names.
+
+    What a spreadsheet would take for a formula has an apostrophe before it.
+    """
     writer = csv.DictWriter(stream, COLUMNS)
     writer.writeheader()
-    writer.writerows(map(_flat, table))
+    for values in table:
+        writer.writerow({name: _no_formula(value) for name, value in _flat(values).items()})
+
+
+def _no_formula(value: Any) -> Any:
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
@@ -90,4 +99,10 @@ def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
         raise UserError(
             "a Parquet file needs polars: pip install 'pipen-executors[report]'"
         ) from None
-    polars.DataFrame(list(map(_flat, table)), infer_schema_length=None).write_parquet(path)
+    rows = [{name: _utf8(value) for name, value in _flat(values).items()} for values in table]
+    polars.DataFrame(rows, infer_schema_length=None).write_parquet(path)
+
+
+def _utf8(value: Any) -> Any:
+    """Return text that can be written as UTF-8: names of files need not be."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

@@ -6,6 +6,7 @@ the command could not do what it was asked. ``--json`` prints the same for progr
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -36,6 +37,9 @@ for command in (
 
 def main() -> None:
     """Run the command line; an error of the user's is one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (UserError, SchedulerError, OSError) as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, BinaryIO, Final
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..exceptions import SchedulerError, UserError
-from ..jobdir import is_script
+from ..jobdir import is_script, start_of_last_lines
 from ..live import STYLES, counts_line
 from ..plain_text import plain_line
 from ..runs import JobStory, Run
@@ -40,6 +41,7 @@ from .common import (
 _SHOWN: Final = 15
 _LOOK_AGAIN: Final = 2.0
 _FOLLOW: Final = 0.2
+_PIECE: Final = 1 << 16
 _TROUBLE: Final = (Phase.FAILED, Phase.CANCELLED)
 
 
@@ -163,27 +165,63 @@ def logs(
     sizes: dict[str, int] = {}
     for job in jobs:
         for name in ("job.stdout", "job.stderr"):
-            text = job.files.read(name)
-            sizes[job.files.file(name)] = len(text.encode(errors="replace"))
-            _show(terminal, job, name, text if lines is None else _last(text, lines))
+            _copy(terminal, job, name, lines, sizes)
     if follow:
         _follow(terminal, jobs, sizes)
 
 
-def _last(text: str, lines: int) -> str:
-    return "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+def _open_log(path: str, lines: int | None) -> BinaryIO | None:
+    """Open a log where what is shown of it begins; None if there is none."""
+    try:
+        stream = open(path, "rb")  # noqa: SIM115 - closed by the caller
+    except FileNotFoundError:
+        return None
+    stream.seek(0 if lines is None else start_of_last_lines(stream, lines))
+    return stream
 
 
 def _log(job: JobStory, name: str, lines: int | None) -> str:
-    text = job.files.read(name)
-    return text if lines is None else _last(text, lines)
+    stream = _open_log(job.files.file(name), lines)
+    if stream is None:
+        return ""
+    with stream:
+        return stream.read().decode(errors="replace")
+
+
+def _copy(
+    terminal: Console, job: JobStory, name: str, lines: int | None, sizes: dict[str, int]
+) -> None:
+    """Show a log from where it is wanted to its end, piece by piece: it may be large."""
+    path = job.files.file(name)
+    stream = _open_log(path, lines)
+    if stream is None:
+        return
+    with stream:
+        head = True
+        last = "\n"
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        while piece := stream.read(_PIECE):
+            if head:
+                terminal.print(Text(_head(job, name), style="bold"), soft_wrap=True)
+                head = False
+            text = decode(piece)
+            sys.stdout.write(text)
+            last = text[-1:] or last
+        if last != "\n":
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+        sizes[path] = stream.tell()
+
+
+def _head(job: JobStory, name: str) -> str:
+    head = f"==> {job.name} ({job.last.jid or job.phase}), {name.removeprefix('job.')} <=="
+    return plain_line(head)
 
 
 def _show(terminal: Console, job: JobStory, name: str, text: str) -> None:
     if not text:
         return
-    head = f"==> {job.name} ({job.last.jid or job.phase}), {name.removeprefix('job.')} <=="
-    terminal.print(Text(plain_line(head), style="bold"), soft_wrap=True)
+    terminal.print(Text(_head(job, name), style="bold"), soft_wrap=True)
     print(text, end="" if text.endswith("\n") else "\n", flush=True)
 
 
@@ -311,7 +349,8 @@ def report(
 
         write_html(path, runs)
     elif kind == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as stream:
+        # Names of files need not be UTF-8; as they are here, so they stand in the table.
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             write_csv(stream, rows(runs))
     elif kind == ".parquet":
         write_parquet(path, rows(runs))

@@ -14,7 +14,7 @@ import typer
 from .. import requests
 from ..exceptions import UserError
 from ..history import HISTORY, write_cancelled
-from ..jobdir import JobDir
+from ..jobdir import EVENTS, JobDir
 from ..runs import JobStory, Run, read_runs, roots_of
 from ..settings import read
 from ..units import parse_seconds
@@ -115,8 +115,9 @@ def clean(
     removed: list[str] = []
     for root in roots_of(directory):
         runs = read_runs(root)
-        for run in current(runs):
-            if run.is_alive is not False:
+        for run in runs:
+            # One on another host that has been silent for so long has ended.
+            if run.is_alive or (run.is_alive is None and run.last_sign >= before):
                 where = f"process {run.pid} on {run.host}"
                 raise UserError(f"a run is under way in {root} ({where}); nothing was removed")
         old = list(_old_directories(root, before))
@@ -126,6 +127,7 @@ def clean(
                 shutil.rmtree(path)
                 if not any(path.parent.iterdir()):
                     path.parent.rmdir()
+            _remove_events(root, before)
             gone = {run.id for run in runs if run.last_sign < before}
             _keep_lines(root / HISTORY, lambda line, gone=gone: not _is_of(line, gone))  # type: ignore[misc]
     if as_json:
@@ -143,6 +145,13 @@ def _old_directories(root: Path, before: float) -> Iterator[Path]:
             ended = Path(files.file("job.rc"))
             if not ended.exists() or ended.lstat().st_mtime < before:
                 yield path.parent
+
+
+def _remove_events(root: Path, before: float) -> None:
+    """Remove events that no run has taken in; a job that is under way is known by its files."""
+    for path in (root / EVENTS).iterdir():
+        if path.lstat().st_mtime < before:
+            path.unlink()
 
 
 def _is_of(line: str, runs: set[str]) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
+import shlex
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +22,8 @@ from ..states import Phase
 from ..usage import MIB, RuleUsage, by_rule
 
 _MOST_FAILURES: Final = 200
+_SECRET: Final = re.compile("secret|token|passw|credential|key", re.IGNORECASE)
+_HIDDEN: Final = "…"
 
 
 def write_html(path: Path, runs: Sequence[Run]) -> None:
@@ -61,11 +66,15 @@ def write_html(path: Path, runs: Sequence[Run]) -> None:
         data=json.dumps(asdict(drawing), separators=(",", ":")).replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
     )
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(page)
-    os.replace(new, path)
+    # For the user only, under a name that cannot be foreseen (mkstemp(3)).
+    descriptor, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(page)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
 
 
 def _facts(runs: Sequence[Run]) -> dict[str, Any]:
@@ -94,9 +103,7 @@ def _facts(runs: Sequence[Run]) -> dict[str, Any]:
                 "scheduler": f"pipen-{run.scheduler}",
                 "when": datetime.datetime.fromtimestamp(run.begun).strftime("%Y-%m-%d %H:%M:%S"),
                 "host": run.host,
-                "command": " ".join([os.path.basename(run.command[0]), *run.command[1:]])
-                if run.command
-                else "",
+                "command": _command_line(run.command),
             }
             for run in runs
         ],
@@ -111,6 +118,35 @@ def _facts(runs: Sequence[Run]) -> dict[str, Any]:
         "calls": calls.most_common(),
         "job_count": len(jobs),
     }
+
+
+def _command_line(words: Sequence[str]) -> str:
+    """Return a command line as the report shows it: without values that may be secret.
+
+    The report is made to be handed on; ``--config token=…`` and options that are named after a
+    secret keep their names only.
+    """
+    shown: list[str] = []
+    hides = config = False
+    for word in words:
+        if word.startswith("-"):
+            option, equals, value = word.partition("=")
+            config = option in ("--config", "-C")
+            secret = _SECRET.search(option) is not None
+            hides = secret and not equals
+            if equals and (secret or config):
+                word = f"{option}={_without_value(value) if config else _HIDDEN}"
+        elif config:
+            word = _without_value(word)
+        elif hides:
+            word, hides = _HIDDEN, False
+        shown.append(word)
+    return shlex.join([os.path.basename(shown[0]), *shown[1:]]) if shown else ""
+
+
+def _without_value(assignment: str) -> str:
+    name, equals, _ = assignment.partition("=")
+    return f"{name}={_HIDDEN}" if equals else assignment
 
 
 def _usage(usage: RuleUsage) -> Mapping[str, Any]:
