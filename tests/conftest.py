@@ -15,7 +15,7 @@ from .conformance.harness import wait_for
 
 _WHOLE = ("pipen-local", "pipen-slurm")
 """Executors on which all of the suite runs each time."""
-_OF_THE_SHARED_LAYER = ("chaos", "hooking", "settings", "strategies")
+_OF_THE_SHARED_LAYER = ("chaos", "failing", "hooking", "settings", "strategies")
 """Modules of the suite that are about what no backend has a part in."""
 
 _CLUSTERS = {"slurm", "sge", "ssh", "container", "gbatch"}

@@ -11,6 +11,7 @@ from .chaos import Chaos
 from .ending import Failures, Success, Timeouts
 from .environment import Environment, Scripts
 from .extremes import Extremes
+from .failing import FailingFiles
 from .hooking import Hooks
 from .kinds import Code, Kinds, Outputs
 from .nodes import Nodes
@@ -35,6 +36,7 @@ class ExecutorConformance(
     Nodes,
     Hooks,
     Extremes,
+    FailingFiles,
     BadSettings,
     GoodSettings,
     Execution,
