@@ -23,16 +23,18 @@ static unsigned state;
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *seed = getenv("PIPEN_FAIL_SEED"), *rate = getenv("PIPEN_FAIL_ONE_IN");
+    const char *seed = getenv("PIPEN_FAIL_SEED"), *rate = getenv("PIPEN_FAIL_ONE_IN"), *first;
     char own[32];
     below = getenv("PIPEN_FAIL_BELOW");
     report = getenv("PIPEN_FAIL_LOG");
     snprintf(own, sizeof own, "%d", getpid());
     if (!below)
         return;
-    setenv("PIPEN_FAIL_PID", own, 0); /* execve(2) keeps the process, and so its number */
-    if (strcmp(getenv("PIPEN_FAIL_PID"), own))
+    first = getenv("PIPEN_FAIL_PID");
+    if (first && strcmp(first, own)) /* execve(2) keeps the process, and so its number */
         return;
+    if (!first)
+        setenv("PIPEN_FAIL_PID", own, 1);
     one_in = rate ? atoi(rate) : 5;
     state = seed ? (unsigned)atoi(seed) * 2654435761u + 1 : 1;
     active = getpid();

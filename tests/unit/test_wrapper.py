@@ -441,3 +441,58 @@ def test_working_directory_is_called_as_the_user_calls_it(tmp_path: Path) -> Non
     run_there = ["/bin/bash", "-c", 'cd "$1" && exec /bin/bash -p "$2"', "sh"]
     subprocess.run([*run_there, tmp_path / "link", path], check=True)
     assert (path.parent / "job.stdout").read_text() == str(tmp_path / "link")
+
+
+# -- file systems that fail for a while ------------------------------------------------------
+
+
+def start(path: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            ["/bin/bash", "-p", str(path)], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+        )
+
+
+def test_claim_waits_until_it_can_be_written(tmp_path: Path) -> None:
+    """What cannot be written has not been given up by anybody."""
+    path = wrapper(tmp_path, "echo ran\n")
+    moved = tmp_path / "away"
+    path.parent.rename(moved)
+    process = start(moved / path.name, tmp_path / "log")
+    wait_for(lambda: children_of(process.pid, "sleep"), "the wrapper's waiting")
+    moved.rename(path.parent)
+    assert process.wait(30) == 0
+    assert (path.parent / "job.stdout").read_text() == "ran\n"
+    assert (path.parent / "job.info.token").read_text().startswith(f"jid={process.pid} ")
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_disk_that_stays_full_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipen_executors.wrapper._INSIST", 0)
+    path = wrapper(tmp_path, "echo ran > ran\n")
+    moved = tmp_path / "away"
+    path.parent.rename(moved)
+    assert start(moved / path.name, tmp_path / "log").wait(30) == 1
+    said = (tmp_path / "log").read_text()
+    assert "the job was not started" in said
+    assert "job.info.token cannot be written" in said
+    assert not (tmp_path / "ran").exists()
+
+
+def test_end_is_told_when_it_can_be_written(tmp_path: Path) -> None:
+    path = wrapper(tmp_path, "until [ -e go ]; do sleep 0.02; done\n")
+    process = start(path, tmp_path / "log")
+    wait_for(lambda: (path.parent / "job.status").exists(), "the start")
+    (path.parent / "events").rename(tmp_path / "away")
+    (tmp_path / "go").touch()
+    wait_for(lambda: (path.parent / "job.rc").exists(), "the end")
+    wait_for(lambda: children_of(process.pid, "sleep"), "the wrapper's waiting")
+    (tmp_path / "away").rename(path.parent / "events")
+    assert process.wait(30) == 0
+    assert events(path) == ["key.token.end.0", "key.token.start"]
+
+
+def children_of(pid: int, name: str) -> list[psutil.Process]:
+    return [child for child in psutil.Process(pid).children() if child.name() == name]

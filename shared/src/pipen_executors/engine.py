@@ -469,29 +469,15 @@ class Engine:
         if not self.scheduler.fs_shared:
             await asyncio.gather(*(self._fetch(job, outputs=False) for job in jobs))
         for job in jobs:
-            assert job.record is not None
-            if _has_ended(job):
-                continue  # its end was heard of at once
-            changed = job.fingerprint != job.record.fingerprint
-            job._jid = job.directory.jid(job.token) or None
-            if changed or (job.directory.rc() is None and not job.jid):
-                # Another command or other inputs, or cut off while it was being submitted:
-                # if nothing of it has run, nothing of it will after the claim.
-                claimed = await self.scheduler.claim(job)
-                job._jid = await self._earlier_jid(job, claimed_by_job=not claimed)
-                if _has_ended(job):
-                    continue
-                if changed or claimed:
-                    (replace if job.jid else anew).append(job)
-                    continue
-                if not job.jid and "start" in job.directory.info(job.token):
-                    # It runs, and nobody knows its id: only a job that cannot tell it itself.
-                    self._adopt(job, Presence.RUNNING)
-                    continue
-            if job.directory.rc() is None:
-                undecided.append(job)
-            elif not self._collect(job):
-                anew.append(job)
+            fate: list[Job] | None = None
+
+            async def look(job: Job = job) -> None:
+                nonlocal fate
+                fate = await self._look_at_earlier(job, undecided, anew, replace)
+
+            await self._advance(job, look)
+            if fate is not None:
+                fate.append(job)
         present = await self._present([*undecided, *replace])
         alive = [job for job in replace if job in present]
         if alive:
@@ -509,14 +495,46 @@ class Engine:
                 continue  # its end was heard of meanwhile
             if job in present:
                 self._adopt(job, present[job])
-            elif not self._collect(job):
-                # Should it turn up after all. Where files are brought, it may have ended after
-                # they were: then its claim has brought them once more.
-                has_run = not await self.scheduler.claim(job)
-                if not (has_run and self._collect(job)):
-                    anew.append(job)
+            else:
+
+                async def collect(job: Job = job) -> None:
+                    if self._collect(job):
+                        return
+                    # Should it turn up after all. Where files are brought, it may have ended
+                    # after they were: then its claim has brought them once more.
+                    has_run = not await self.scheduler.claim(job)
+                    if not (has_run and self._collect(job)):
+                        anew.append(job)
+
+                await self._advance(job, collect)
         for job in anew:
             await self._begin_anew(job)
+
+    async def _look_at_earlier(
+        self, job: Job, undecided: list[Job], anew: list[Job], replace: list[Job]
+    ) -> list[Job] | None:
+        """Return to which of the lists a job of an earlier run belongs; None if it is settled."""
+        assert job.record is not None
+        if _has_ended(job):
+            return None  # its end was heard of at once
+        changed = job.fingerprint != job.record.fingerprint
+        job._jid = job.directory.jid(job.token) or None
+        if changed or (job.directory.rc() is None and not job.jid):
+            # Another command or other inputs, or cut off while it was being submitted:
+            # if nothing of it has run, nothing of it will after the claim.
+            claimed = await self.scheduler.claim(job)
+            job._jid = await self._earlier_jid(job, claimed_by_job=not claimed)
+            if _has_ended(job):
+                return None
+            if changed or claimed:
+                return replace if job.jid else anew
+            if not job.jid and "start" in job.directory.info(job.token):
+                # It runs, and nobody knows its id: only a job that cannot tell it itself.
+                self._adopt(job, Presence.RUNNING)
+                return None
+        if job.directory.rc() is None:
+            return undecided
+        return None if self._collect(job) else anew
 
     async def _earlier_jid(self, job: Job, *, claimed_by_job: bool) -> str | None:
         """Return the id of the earlier submission, as the submitter or the job wrote it."""
@@ -1007,7 +1025,7 @@ class Engine:
                 waiting += some
             except SchedulerError as error:
                 why = error  # of some of them, perhaps: all are looked for once
-                await self._look_at_killed(some)
+                await self._look_at_killed(some, {})
         await self._until_killed([job for job in waiting if job.state is JobState.KILLING])
         left = [job for job in jobs if job.state is JobState.KILLING and job.jid]
         if left:
@@ -1029,9 +1047,7 @@ class Engine:
                 await self._unless_abandoned(asyncio.sleep(pause))
                 pause = min(pause * 1.6, 2.0)
 
-    async def _look_at_killed(
-        self, jobs: Sequence[Job], silent_since: dict[Job, float]
-    ) -> None:
+    async def _look_at_killed(self, jobs: Sequence[Job], silent_since: dict[Job, float]) -> None:
         """Ask once which jobs that were killed are gone, and note which cannot be asked about."""
         asked = [job for job in jobs if job.jid and job.state is JobState.KILLING]
         with contextlib.suppress(TransientError):

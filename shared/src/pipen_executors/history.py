@@ -61,6 +61,7 @@ _BATCH: Final = 0.1
 _MOST_OUTPUTS: Final = 20
 _PAUSE: Final = 3.0
 """Seconds after which lines are written again that could not be written."""
+_LAST_TRIES: Final = 3
 _MEASURING: Final = 1.0
 """Seconds for which the line of an end waits for what is still to be measured."""
 
@@ -147,8 +148,11 @@ class History:
         """Write down that the run has ended, and how often the scheduler was called."""
         self.flush(last=True)
         self._add("over", calls=dict(self._calls))
-        self.flush()
-        if self._lines:
+        for _ in range(_LAST_TRIES):
+            self.flush()
+            if not self._lines:
+                break
+        else:
             self._warn(f"{self._path} is not complete: {len(self._lines)} lines were not written")
         self._close()
 

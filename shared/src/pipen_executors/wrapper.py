@@ -153,17 +153,44 @@ HEEDED: Final = (
 _OWN: Final = ("rc", "cmd", "REPLY", "OLDPWD", *HEEDED)
 """Variables that are another's in the wrapper than in the command, besides ``pipen_*``."""
 
+_INSIST: Final = 600
+"""Seconds for which a wrapper repeats what it must write while its file system fails."""
+
 _HEAD: Final = r"""
 pipen_now() {
     if [[ -n ${EPOCHREALTIME-} ]]; then REPLY=${EPOCHREALTIME/,/.}; else REPLY=$(date +%s); fi
 }
 
-# Claim this submission. Creating a file that must not exist is atomic, on NFS too.
+# A file system may fail for a while (a full disk, a stale handle): repeat what must be done.
+pipen_insist() {
+    local pipen_until=$((SECONDS + @INSIST@))
+    until "$@"; do
+        ((SECONDS < pipen_until)) || return 1
+        sleep 1
+    done
+}
+
+# Claim this submission. Creating a file that must not exist is atomic, on NFS too. Whether this
+# shell has created it is known even where nothing can be written into it yet.
+pipen_claim() {
+    { exec {pipen_claimed}> "$pipen_info"; } 2>/dev/null || [[ -e $pipen_info ]]
+}
+pipen_note_start() {
+    printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" >&"$pipen_claimed"
+}
+pipen_begin_output() { exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null; }
+pipen_claimed=
 pipen_now
 set -o noclobber
-if ! { printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" \
-        > "$pipen_info"; } 2>/dev/null; then
-    set +o noclobber
+pipen_insist pipen_claim || {
+    echo "pipen: the job was not started: $pipen_info cannot be written on ${HOSTNAME-}" >&2
+    exit 1
+}
+set +o noclobber
+if [[ -n $pipen_claimed ]]; then
+    pipen_insist pipen_note_start 2>/dev/null
+    exec {pipen_claimed}>&-
+else
     pipen_owner=
     { read -r pipen_owner _ < "$pipen_info"; } 2>/dev/null
     if [[ $pipen_owner != "jid=$pipen_jid" ]]; then
@@ -174,9 +201,7 @@ if ! { printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" \
     : > "$pipen_dir/job.rc"
     printf 'node=%s start=%s\n' "${HOSTNAME-}" "$REPLY" >> "$pipen_info"
 fi
-set +o noclobber
-
-exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null
+pipen_insist pipen_begin_output
 
 # The control group of this shell, if it holds nothing else but what started it: then its
 # peak of memory, file cache included, is the job's (cgroups(7); memory.peak from Linux 5.19).
@@ -222,6 +247,9 @@ pipen_await_command() {
         if [[ $pipen_pause == 0.1 ]]; then pipen_pause=0.4; else pipen_pause=1; fi
     done
 }
+pipen_tell_end() {
+    echo "$rc" > "$pipen_dir/job.rc" && : > "$pipen_events/$pipen_key.$pipen_token.end.$rc"
+}
 pipen_finish() {
     pipen_last=$?
     trap '' TERM INT HUP XCPU
@@ -257,8 +285,7 @@ pipen_finish() {
         @NOTES@
     } >> "$pipen_info"
     if [[ $rc -eq 0 ]]; then echo @FINISHED@; else echo @FAILED@; fi > "$pipen_dir/job.status"
-    echo "$rc" > "$pipen_dir/job.rc"
-    : > "$pipen_events/$pipen_key.$pipen_token.end.$rc"
+    pipen_insist pipen_tell_end
     trap - EXIT
     @FINAL_EXIT@
 }
@@ -491,6 +518,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@FAILED@", str(JobState.FAILED.value))
         .replace("@AFTER@", _after(spec.postscript, context.end))
         .replace("@GRACE@", str(math.ceil(context.kill_grace)))
+        .replace("@INSIST@", str(_INSIST))
         .replace("@PAUSE@", "" if spec.direct else _PAUSE)
         .replace("@SWEEP@", "" if context.sweep else "[[ -z $pipen_caught ]] && ")
         .replace("@TELL_START@", _TELL_START if context.tell_start else "")

@@ -23,7 +23,6 @@ from .common import (
     Directory,
     choose,
     console,
-    current,
     latest_runs,
     print_json,
     unfinished,
