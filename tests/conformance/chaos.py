@@ -309,7 +309,8 @@ def left_by(workflow: Workflow) -> Iterator[str]:
         yield f"record {path.relative_to(root)}"
     for directory in (EVENTS, OPEN, ".requests"):
         for path in (root / directory).rglob("*"):
-            yield f"{directory} {path.name}"
+            if not path.name.startswith("."):  # of the connection to a machine (pipen-ssh)
+                yield f"{directory} {path.name}"
     for path in (workflow.dir / ".snakemake" / "incomplete").rglob("*"):
         if path.is_file():
             yield f"marker {path.name}"
