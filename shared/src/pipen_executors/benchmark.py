@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from .jobdir import JobDir
@@ -11,17 +12,21 @@ from .meter import FILE, read_usage
 def why_not_measured(job: Any) -> str | None:
     """Return why the benchmark of a job needs Snakemake beside the job; None if it does not."""
     if (job.benchmark_repeats or 1) > 1:
-        return "a benchmark that repeats the command"
-    return "a benchmark file in storage" if job.benchmark.is_storage else None
+        return "a benchmark that repeats the command (without repeat() it would run directly)"
+    return None
 
 
-def write_benchmark(job: Any, workflow: Any, directory: JobDir, file: str = FILE) -> None:
+def write_benchmark(
+    job: Any, workflow: Any, directory: JobDir, path: str, file: str = FILE
+) -> None:
     """Write the benchmark file of a job that has succeeded.
 
     Parameters
     ----------
     job, workflow
         The job and its workflow.
+    path
+        Where the benchmark file is to lie.
     directory, file
         Its job directory, and the file in there that holds what was measured.
 
@@ -59,4 +64,5 @@ def write_benchmark(job: Any, workflow: Any, directory: JobDir, file: str = FILE
     record.data_collected = usage.sampled
     record.process_gone = True
     extended = workflow.output_settings.benchmark_extended
-    write_benchmark_records([record], str(job.benchmark), extended)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    write_benchmark_records([record], path, extended)

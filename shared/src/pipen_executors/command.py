@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -26,6 +26,7 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod, Shar
 
 from . import tmpdir
 from .benchmark import why_not_measured
+from .staging import why_not_staged
 from .tmpdir import Template, Tmpdir
 from .work import ScriptFile
 
@@ -250,7 +251,12 @@ def _python_tmpdir(resources: Any) -> str:
 
 
 def capture(
-    job: Any, workflow: Any, directory: str, seen: Callable[[str], str], prefix: str = "job"
+    job: Any,
+    workflow: Any,
+    directory: str,
+    seen: Callable[[str], str],
+    prefix: str = "job",
+    runtime_paths: Sequence[Any] | None = None,
 ) -> Command:
     """Return what the local executor would start for a job.
 
@@ -266,6 +272,8 @@ def capture(
         From a path of the workflow to the path by which the job sees it.
     prefix
         What the names of its files begin with.
+    runtime_paths
+        Directories that Snakemake lets a container of the job see, if not its own choice.
 
     Raises
     ------
@@ -326,7 +334,7 @@ def capture(
     function(
         _seen_paths(job.input, seen),
         _seen_paths(job.output, seen),
-        job.params,
+        _seen_params(job, seen),
         job.wildcards,
         job.threads,
         resources,
@@ -348,13 +356,15 @@ def capture(
         job.rule.basedir,
         workflow.sourcecache.cache_path,
         workflow.sourcecache.runtime_cache_path,
-        workflow.runtime_paths,
+        workflow.runtime_paths if runtime_paths is None else runtime_paths,
     )
     if len(started) != 1:
         raise NotDirect(f"starts {len(started)} commands")
     command = started[0]
     command.patterns, command.sources, command.script_paths = patterns, sources, paths
     command.own = tuple(name for name in _THREAD_VARIABLES if name in command.env)
+    if (why := _why_source_not_shared(job, workflow, command.text)) is not None:
+        raise NotDirect(why)
     if _TBD in command.text:
         raise NotDirect("its command holds a value that is only known on the node (<TBD>)")
     command.tmpdir, command.templates = place, tuple(templates)
@@ -369,6 +379,44 @@ def capture(
 def _seen_paths(files: Any, seen: Callable[[str], str]) -> Any:
     """Return files as the rule's function is given them, by the paths that the job sees."""
     return type(files)(toclone=files._plainstrings(), custom_map=seen)
+
+
+def _seen_params(job: Any, seen: Callable[[str], str]) -> Any:
+    """Return the parameters of a job, worked out with the paths that it sees its files by.
+
+    Where a file in storage has another path there, what a function makes of that path is
+    another too.
+
+    Raises
+    ------
+    NotDirect
+        If a function reads a file, which is only there where the job runs.
+    """
+    if not any(
+        file.is_storage and seen(str(file)) != str(file) for file in chain(job.input, job.output)
+    ):
+        return job.params
+    plain = (_AsSeen(_seen_paths(files, seen)) for files in (job.input, job.output))
+    try:
+        params, _ = job.rule.expand_params(job.wildcards_dict, *plain, job)
+    except Exception as error:
+        raise NotDirect(
+            f"its params can only be worked out where the copies of its files are ({error})"
+        ) from error
+    return params
+
+
+class _AsSeen:
+    """Stands for the files of a job where Snakemake asks them for their plain paths."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plain)
+
+    def _plainstrings(self) -> Any:
+        return self._plain
 
 
 def why_not_direct(
@@ -387,23 +435,80 @@ def why_not_direct(
     piped
         Whether the jobs that it is connected with by pipes run beside it.
     """
-    if workflow.storage_settings.shared_fs_usage != SharedFSUsage.all() and not stages:
-        return "files are not shared with the nodes"
     rule = job.rule
     for kind, is_it in (
-        ("a run: block is Python inside the Snakefile", job.is_run),
-        ("a notebook", job.is_notebook),
-        ("a CWL tool", job.is_cwl),
-        ("a template engine", job.is_template_engine),
-        ("an R Markdown script", job.is_script and str(rule.script).lower().endswith(".rmd")),
+        (
+            "a run: block is Python inside the Snakefile (a script: in Python would run directly)",
+            job.is_run,
+        ),
+        ("a notebook (a script: would run directly)", job.is_notebook),
+        ("a CWL tool (a shell: command would run directly)", job.is_cwl),
+        (
+            "a template engine (listed under localrules, it needs no job at all)",
+            job.is_template_engine,
+        ),
+        (
+            "an R Markdown script (a script: in R would run directly)",
+            job.is_script and str(rule.script).lower().endswith(".rmd"),
+        ),
     ):
         if is_it:
             return kind
-    if job.benchmark is not None and (why := why_not_measured(job)) is not None:
+    if not stages and (why := _why_not_shared(job, workflow)) is not None:
         return why
+    if job.benchmark is not None:
+        if (why := why_not_measured(job)) is not None:
+            return why
+        if stages and job.benchmark.is_storage:
+            return "a benchmark file in storage"
     for flag in () if piped else ("pipe", "service"):
         if any(is_flagged(file, flag) for file in chain(job.input, job.output)):
             return f"{flag}() files connect it with another job"
+    return None
+
+
+def _why_not_shared(job: Any, workflow: Any) -> str | None:
+    """Return what a direct job needs on its node that ``--shared-fs-usage`` does not list.
+
+    ``persistence`` and ``source-cache`` are this process's business for a direct job, but
+    for a shadow directory and paths into the source cache (see :func:`capture`); files in
+    storage are copied by the job itself where they can be.
+    """
+    missing = SharedFSUsage.all() - workflow.storage_settings.shared_fs_usage
+    if SharedFSUsage.PERSISTENCE in missing and job.is_shadow:
+        return _unshared("its shadow directory is", "persistence")
+    if SharedFSUsage.SOFTWARE_DEPLOYMENT in missing:
+        methods = workflow.deployment_settings.deployment_method
+        if DeploymentMethod.APPTAINER in methods and job.container_img_url:
+            return _unshared("its container image is", "software-deployment")
+        if what := why_python(job, workflow):
+            return _unshared(f"{what} needs software that is", "software-deployment")
+    if SharedFSUsage.SOURCES in missing and job.is_script and _sources_elsewhere(job):
+        return _unshared("what its script may import is", "sources")
+    return why_not_staged(job, workflow)
+
+
+def _unshared(what: str, item: str) -> str:
+    return f"{what} not shared with the nodes (add {item} to --shared-fs-usage if it is)"
+
+
+def _sources_elsewhere(job: Any) -> str:
+    """Return the directory of a rule's Snakefile; empty if jobs have it, as they run there."""
+    place = str(job.rule.basedir.get_path_or_uri(secret_free=True))
+    below = os.path.relpath(place).split("/")[0] != ".."
+    return "" if below or not os.path.isdir(place) else place
+
+
+def _why_source_not_shared(job: Any, workflow: Any, command: str) -> str | None:
+    """Return which source file a command needs that the nodes do not have."""
+    usage = workflow.storage_settings.shared_fs_usage
+    words = [command, *map(str, job.params), *map(str, job.input)]
+    cache = str(workflow.sourcecache.cache_path)
+    if SharedFSUsage.SOURCE_CACHE not in usage and any(cache in word for word in words):
+        return _unshared("it uses a file of the source cache, which is", "source-cache")
+    place = _sources_elsewhere(job)
+    if SharedFSUsage.SOURCES not in usage and place and any(place in word for word in words):
+        return _unshared(f"it uses a file in {place}, which is", "sources")
     return None
 
 

@@ -193,12 +193,16 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             self.lane_for(static_resources(rule), rule.name).specifier.check_rule(rule)
         seen: set[str | tuple[str, ...]] = set()
         needed = []
+        respawned: dict[tuple[Lane, str], list[str]] = {}
         dag = self.workflow.dag
         for job in dag.needrun_jobs():
+            if job.is_local:
+                continue
             if not job.is_norun and job.rule.name not in seen:
                 seen.add(job.rule.name)
                 lane = self.lane_for(static_resources(job.rule), job.rule.name)
-                lane.specifier.check_job(job)
+                if (why := lane.specifier.check_job(job)) is not None:
+                    respawned.setdefault((lane, why), []).append(job.rule.name)
                 needed.append(lane)
             group = dag.get_job_group(job)
             if group is not None and not group.is_local:
@@ -208,6 +212,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                     seen.add(alike)
                     lane = self.lane_for(static_resources(job.rule), job.rule.name)
                     lane.specifier.check_group(group)
+        for (lane, why), rules in respawned.items():
+            lane.specifier.tell_respawned(why, sorted(rules))
         return needed
 
     def _open(self, lane: Lane) -> None:
@@ -431,6 +437,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             if handle.record is not None and not self._may_be_taken_up(job, handle):
                 filesystem.repeat(handle.directory.settle)
                 handle.record = None
+            lane.specifier.let_postprocess(job, spec)
             if handle.record is None:
                 handle.displaces = self._displaced_by(handle, lane)
                 if not handle.displaces:  # which may still be writing the same files
@@ -480,6 +487,20 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         else:
             self.report_job_success(info)
 
+    def _check_ensured(self, info: SubmittedJobInfo) -> None:
+        """Check ensure() of outputs that a job has stored; not in the engine's thread."""
+        from snakemake.exceptions import print_exception
+
+        from .postprocess import check_ensured
+
+        try:
+            self.workflow.async_run(check_ensured(info.job, dict(_handle(info).spec.stored)))
+        except Exception as error:
+            print_exception(error, self.workflow.linemaps)
+            self.report_job_error(info, msg="Its outputs are not what ensure() says.")
+        else:
+            self.report_job_success(info)
+
     def _benchmark_failure(self, info: SubmittedJobInfo, handle: Job) -> str | None:
         """Write the benchmark file of a direct job; return why it cannot be written."""
         from .benchmark import write_benchmark
@@ -493,7 +514,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             measured = {info.job: FILE}
         for job, file in measured.items():
             try:
-                write_benchmark(job, self.workflow, handle.directory, file)
+                path = handle.spec.stored.get(str(job.benchmark), str(job.benchmark))
+                write_benchmark(job, self.workflow, handle.directory, path, file)
             except OSError as error:
                 return f"The benchmark file of rule {job.rule.name} could not be written: {error}"
         return None
@@ -627,6 +649,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 self._cancelled.append(info)  # one line for all of them, when the run ends
             elif handle.outcome.ok and (failure := self._benchmark_failure(info, handle)):
                 self.report_job_error(info, msg=failure)
+            elif handle.outcome.ok and _is_ensured(info):
+                threading.Thread(target=self._check_ensured, args=(info,)).start()
             elif handle.outcome.ok and self._cache(info.job):
                 threading.Thread(target=self._store_in_cache, args=(info,)).start()
             elif handle.outcome.ok:
@@ -748,6 +772,16 @@ def _handle(info: SubmittedJobInfo) -> Job:
     assert info.aux is not None
     handle: Job = info.aux["handle"]
     return handle
+
+
+def _is_ensured(info: SubmittedJobInfo) -> bool:
+    """Tell whether outputs that a job has stored are still to be checked for ensure()."""
+    from snakemake.io import is_flagged
+
+    members = info.job.jobs if info.job.is_group() else [info.job]
+    return bool(_handle(info).spec.stored) and any(
+        is_flagged(file, "ensure") for member in members for file in member.output
+    )
 
 
 def _marker(info: SubmittedJobInfo) -> str:

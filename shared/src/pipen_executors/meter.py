@@ -143,9 +143,9 @@ def read_usage(text: str) -> Usage | None:
             case ["begin", time]:  # for the second time if the scheduler requeued the job
                 begin, end = float(time), None
                 samples.clear()
-            case ["end", time]:
-                end = float(time)
-            case [time, *numbers] if len(numbers) == 8:
+            case ["end", time]:  # the first one: what follows are copies to storage
+                end = end or float(time)
+            case [time, *numbers] if len(numbers) == 8 and end is None:
                 samples.setdefault(time, []).append(tuple(map(int, numbers)))
     if begin is None or end is None:
         return None

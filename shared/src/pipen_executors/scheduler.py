@@ -65,6 +65,9 @@ class SchedulerPostInit(Base):
     needs_storage: bool = False
     """Whether the files of a workflow have to lie in Snakemake's storage, because jobs share none
     with this machine and only find them there."""
+    copies_storage: ClassVar[bool] = True
+    """Whether jobs find bash and coreutils, and the directory of ``--local-storage-prefix``, so
+    that a direct job can copy files of storage that is a directory to its node and back."""
     runs_here: ClassVar[bool] = False
     """Whether jobs run on this machine, at once, so that its kernel sees what they write."""
     starts_at_once: ClassVar[bool] = False

@@ -110,6 +110,10 @@ class JobSpec:
         Where files lie in Snakemake's storage (``gs://…``), by their path in the workflow.
         This and all paths above are as the workflow has them: a job may see them
         elsewhere (``SchedulerPostInit.seen``).
+    stored
+        Where files of the job lie in storage that it copies to its node and back by itself
+        (``--default-storage-provider fs``), by their path in the workflow. Its inputs,
+        outputs and logs are these.
     removable, removable_dirs
         Outputs that are removed before the command runs a second time.
     kept
@@ -161,6 +165,7 @@ class JobSpec:
     outputs: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
     removable: tuple[str, ...] = ()
     removable_dirs: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()

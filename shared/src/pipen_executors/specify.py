@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from snakemake.exceptions import WorkflowError
-from snakemake.io import is_flagged
+from snakemake.io import is_flagged, wait_for_files
+from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
+from . import meter, staging
 from .command import NotDirect, capture, own_image, why_not_direct, why_python
 from .exceptions import UserError
 from .group import (
@@ -26,6 +28,7 @@ from .group import (
 )
 from .jobdir import JobDir, Record
 from .layers import asked_for, disagreement, known, layers
+from .postprocess import postprocess_direct, postprocess_respawned
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
 from .spec import JobSpec, Resources
 from .units import parse_gpus, parse_megabytes, parse_minutes
@@ -105,10 +108,15 @@ class Specifier:
             if name.startswith("pipen_"):
                 self._rule_setting(name, value, rule.name)
 
-    def check_job(self, job: Any) -> None:
+    def check_job(self, job: Any) -> str | None:
         """Refuse what a job asks for and cannot get, before the first job of any runs.
 
         What depends on inputs still to be made is checked when the job is ready.
+
+        Returns
+        -------
+        str or None
+            Why it is run by a second Snakemake, if that is known and was not asked for.
 
         Raises
         ------
@@ -123,10 +131,23 @@ class Specifier:
         except UserError:
             raise
         except Exception:
-            return  # it depends on what other jobs have yet to make
+            return None  # it depends on what other jobs have yet to make
         why = self._why_not_direct(job, piped=True)
-        if execution == "direct" and why is not None:
+        if why is not None and execution == "direct":
             raise self._cannot_be_direct(spec.rule, why)
+        return why if execution == "auto" else None
+
+    def tell_respawned(self, why: str, rules: Iterable[str]) -> None:
+        """Say, once for each rule and reason, that jobs are run by a second Snakemake."""
+        rules = [rule for rule in rules if (rule, why) not in self._told]
+        self._told.update((rule, why) for rule in rules)
+        if rules:
+            some = ", ".join(rules[:5]) + (f" and {len(rules) - 5} more" if rules[5:] else "")
+            verb = "Rule {} is" if len(rules) == 1 else "Rules {} are"
+            self._executor.logger.info(
+                f"{verb.format(some)} run by a second Snakemake, which takes longer than running "
+                f"its command directly: {why}."
+            )
 
     def check_group(self, group: Any) -> None:
         """Refuse what a group asks for as a whole and cannot get, before the first job runs.
@@ -187,11 +208,8 @@ class Specifier:
             spec.why_respawned = why
             if execution == "direct":
                 raise self._cannot_be_direct(spec.rule, why)
-            if (spec.rule, why) not in self._told:
-                self._told.add((spec.rule, why))
-                self._executor.logger.debug(
-                    f"Rule {spec.rule} is run by a second Snakemake: {why}."
-                )
+            if execution == "auto":
+                self.tell_respawned(why, [spec.rule])
             self._fill_respawned(job, spec)
         spec.work = work_of(job, self._workflow)
         spec.volatile = self._volatile(job)
@@ -273,13 +291,32 @@ class Specifier:
         spec.logs = tuple(
             str(file) for member in members for file in (*member.log, member.benchmark) if file
         )
+        # A job that is connected by a pipe comes in a group in the end.
+        reasons = (
+            self._why_not_direct(job, piped=True),
+            *(why_python(member, self._workflow) for member in members),
+        )
+        spec.python_for = next(filter(None, reasons), "")
+
+    def _why_not_direct(self, job: Any, *, piped: bool = False) -> str | None:
+        """Return why a job or group has to be run by a second Snakemake; None if it need not."""
         stages = self._scheduler.stages
         if job.is_group():
-            respawned = why_group_not_direct(job, self._workflow, stages=stages)
-        else:  # a job that is connected by a pipe comes in a group in the end
-            respawned = self._why_not_direct(job, piped=True)
-        reasons = (respawned, *(why_python(member, self._workflow) for member in members))
-        spec.python_for = next(filter(None, reasons), "")
+            why = why_group_not_direct(job, self._workflow, stages=stages)
+        else:
+            why = why_not_direct(job, self._workflow, stages=stages, piped=piped)
+            prefix = self._workflow.execution_settings.shadow_prefix
+            if why is None and job.is_shadow and prefix and not self._scheduler.runs_here:
+                why = f"its shadow directory lies below --shadow-prefix {prefix} of the node"
+        if why is None and not stages and not self._scheduler.copies_storage:
+            members = list(job.jobs) if job.is_group() else [job]
+            if staging.stage(members, self._workflow, "", "") is not None:
+                why = (
+                    "its files in storage are copied to where it runs (where the directory of "
+                    "--local-storage-prefix is shared, add storage-local-copies and input-output "
+                    "to --shared-fs-usage)"
+                )
+        return why
 
     def _resources(self, job: Any, rule: str) -> Resources:
         if job.is_group():
@@ -349,36 +386,34 @@ class Specifier:
             if defaults[name].raw is None or "(2*input.size" in str(defaults[name].raw)
         )
 
-    def _why_not_direct(self, job: Any, *, piped: bool = False) -> str | None:
-        """Return why a single job has to be run by a second Snakemake; None if it need not."""
-        why = why_not_direct(job, self._workflow, stages=self._scheduler.stages, piped=piped)
-        prefix = self._workflow.execution_settings.shadow_prefix
-        if why is None and job.is_shadow and prefix and not self._scheduler.runs_here:
-            why = f"its shadow directory lies below --shadow-prefix {prefix} of the node"
-        return why
-
     # -- direct ------------------------------------------------------------------------------
 
     def _fill_direct(self, job: Any, spec: JobSpec) -> str | None:
         """Let a job run as its own command; return why not, where it cannot."""
+        if (why := self._why_not_direct(job)) is not None:
+            return why
         directory = self.directory(spec)
         declared = self._executor.envvars()
-        stages = self._scheduler.stages
+        members = list(job.jobs) if job.is_group() else [job]
+        copied = None
+        if not self._scheduler.stages:
+            copied = staging.stage(members, self._workflow, directory, spec.cwd)
 
         def seen(path: str) -> str:
+            if copied is not None and path in copied.paths:
+                return copied.paths[path]
             return self._scheduler.seen(path, spec.addresses.get(path, ""))
 
         try:
             if job.is_group():
-                if (why := why_group_not_direct(job, self._workflow, stages=stages)) is not None:
-                    return why
                 script = group_script(job, self._workflow, directory, seen, changes)
                 spec.argv, spec.script, spec.files = SHELL, script.text, script.files
                 spec.env = declared
             else:
-                if (why := self._why_not_direct(job)) is not None:
-                    return why
-                command = capture(job, self._workflow, directory, seen)
+                paths = None
+                if copied is not None:
+                    paths = [copied.prefix, *self._workflow.runtime_paths[1:]]
+                command = capture(job, self._workflow, directory, seen, runtime_paths=paths)
                 spec.argv, spec.script = (command.shell,), command.text + "\n"
                 spec.files = command.files
                 spec.env = {**changes(command.env, command.own), **declared}
@@ -388,6 +423,8 @@ class Specifier:
                 spec.measured = job.benchmark is not None
         except NotDirect as error:
             return str(error)
+        if copied is not None:
+            self._stage(job, spec, copied)
         self._fill_files(job, spec)
         if self._has_jobscript:
             self._through_jobscript(job, spec)
@@ -399,23 +436,47 @@ class Specifier:
         precommand = self._workflow.remote_execution_settings.precommand
         return bool(precommand) or not self._executor.is_default_jobscript
 
+    def _stage(self, job: Any, spec: JobSpec, copied: staging.Staging) -> None:
+        """Let a direct job copy its files to its node and back."""
+        directory = self.directory(spec)
+        wait = self._workflow.storage_settings.wait_for_free_local_storage
+        usage = f"{directory}/{meter.FILE}" if spec.measured else ""
+        text = staging.script(copied, directory, spec.cwd, wait=wait or 0, usage=usage)
+        spec.files = {**spec.files, staging.FILE: text.encode(errors="surrogateescape")}
+        spec.argv = ("/bin/bash", f"{directory}/{staging.FILE}", *spec.argv)
+        spec.postscript = "\n".join(
+            part for part in (staging.removal(copied, directory), spec.postscript) if part
+        )
+        # What the engine looks for, and removes, lies in storage: as Snakemake names it,
+        # unless the job runs in another directory.
+        moved = not job.is_group() and job.is_shadow
+        spec.stored = {
+            path: source if moved else os.path.relpath(source, spec.cwd)
+            for path, source in copied.stored.items()
+        }
+        spec.logs = tuple(spec.stored.get(path, path) for path in spec.logs)
+
     def _fill_files(self, job: Any, spec: JobSpec) -> None:
         members = list(job.jobs) if job.is_group() else [job]
-        spec.inputs = tuple(str(file) for file in job.input)
+
+        def lies(file: Any) -> str:
+            return spec.stored.get(str(file), str(file))
+
+        spec.inputs = tuple(lies(file) for file in job.input)
         made = [
             file
             for file in chain.from_iterable(member.output for member in members)
             if not is_flagged(file, "pipe")
         ]
         kept = [file for file in made if not is_flagged(file, "update")]
-        spec.removable = tuple(str(f) for f in kept if not is_flagged(f, "directory"))
-        spec.removable_dirs = tuple(str(f) for f in kept if is_flagged(f, "directory"))
+        spec.removable = tuple(lies(f) for f in kept if not is_flagged(f, "directory"))
+        spec.removable_dirs = tuple(lies(f) for f in kept if is_flagged(f, "directory"))
         if job.is_group():
             if not self._scheduler.stages:  # its script does that, for each at its moment
                 spec.removable = spec.removable_dirs = ()
             gone = dispensable(job, self._workflow)
             made = [file for file in made if file not in gone]
-        spec.outputs = tuple(str(f) for f in made if not is_flagged(f, "touch"))
+        spec.outputs = tuple(lies(f) for f in made if not is_flagged(f, "touch"))
 
     def _through_jobscript(self, job: Any, spec: JobSpec) -> None:
         """Honour --precommand and --jobscript for a direct job."""
@@ -438,13 +499,23 @@ class Specifier:
         spec.kept = tuple(map(str, _updated(job)))
         if not spec.direct:
             return
-        if job.is_group():
+        if spec.stored and not (not job.is_group() and job.is_shadow):
+            self._workflow.async_run(_prepare_staged(job, self._workflow))
+        elif job.is_group():
             removes = self._scheduler.stages
             self._workflow.async_run(prepare_group(job, self._workflow, removes=removes))
         else:
             self._workflow.async_run(job.prepare())
             if job.shadow_dir:
                 self.use_shadow(job, spec, job.shadow_dir)
+
+    def let_postprocess(self, job: Any, spec: JobSpec) -> None:
+        """See to it that Snakemake does after a job what has not been done on its node."""
+        usage = self._workflow.storage_settings.shared_fs_usage
+        if spec.direct and not self._scheduler.stages and usage != SharedFSUsage.all():
+            postprocess_direct(job, self._workflow, staged=bool(spec.stored))
+        else:
+            postprocess_respawned(job)
 
     def take_back(self, job: Any, spec: JobSpec, record: Record | None) -> None:
         """Undo what a start of a direct job may have done that ``prepare()`` does not undo.
@@ -545,6 +616,13 @@ def static_resources(rule: Any) -> dict[str, str | int]:
         if isinstance(value, (str, int)):
             found[name] = value
     return found
+
+
+async def _prepare_staged(job: Any, workflow: Any) -> None:
+    """Do what ``prepare()`` of a job does in storage; the rest is done where it runs."""
+    for member in list(job.jobs) if job.is_group() else [job]:
+        await member.remove_existing_output()
+    await wait_for_files(job.input, latency_wait=workflow.execution_settings.latency_wait)
 
 
 def _updated(job: Any) -> list[Any]:

@@ -57,6 +57,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         The settings.
     """
 
+    copies_storage = False
     runs_here = True
     starts_at_once = True
     jid_expression = '"${PIPEN_JID:-$$}"'
