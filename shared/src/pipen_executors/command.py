@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -257,6 +257,7 @@ def capture(
     seen: Callable[[str], str],
     prefix: str = "job",
     runtime_paths: Sequence[Any] | None = None,
+    stored: Mapping[str, str] | None = None,
 ) -> Command:
     """Return what the local executor would start for a job.
 
@@ -274,6 +275,8 @@ def capture(
         What the names of its files begin with.
     runtime_paths
         Directories that Snakemake lets a container of the job see, if not its own choice.
+    stored
+        Where files in storage can be read on this machine too, by their path in the workflow.
 
     Raises
     ------
@@ -334,7 +337,7 @@ def capture(
     function(
         _seen_paths(job.input, seen),
         _seen_paths(job.output, seen),
-        _seen_params(job, seen),
+        _seen_params(job, seen, stored or {}),
         job.wildcards,
         job.threads,
         resources,
@@ -381,29 +384,32 @@ def _seen_paths(files: Any, seen: Callable[[str], str]) -> Any:
     return type(files)(toclone=files._plainstrings(), custom_map=seen)
 
 
-def _seen_params(job: Any, seen: Callable[[str], str]) -> Any:
+def _seen_params(job: Any, seen: Callable[[str], str], stored: Mapping[str, str]) -> Any:
     """Return the parameters of a job, worked out with the paths that it sees its files by.
 
     Where a file in storage has another path there, what a function makes of that path is
-    another too.
+    another too. A function that reads its file finds it in storage, if that is a directory.
 
     Raises
     ------
     NotDirect
-        If a function reads a file, which is only there where the job runs.
+        If they cannot be worked out here.
     """
     if not any(
         file.is_storage and seen(str(file)) != str(file) for file in chain(job.input, job.output)
     ):
         return job.params
-    plain = (_AsSeen(_seen_paths(files, seen)) for files in (job.input, job.output))
-    try:
-        params, _ = job.rule.expand_params(job.wildcards_dict, *plain, job)
-    except Exception as error:
-        raise NotDirect(
-            f"its params can only be worked out where the copies of its files are ({error})"
-        ) from error
-    return params
+    problem = ""
+    for place in (seen, lambda path: stored.get(path, path)):
+        plain = (_AsSeen(_seen_paths(files, place)) for files in (job.input, job.output))
+        try:
+            params, _ = job.rule.expand_params(job.wildcards_dict, *plain, job)
+        except Exception as error:
+            problem = f" ({error})"
+        else:
+            if _TBD not in str(list(params)):
+                return params
+    raise NotDirect(f"its params cannot be worked out before it runs{problem}")
 
 
 class _AsSeen:

@@ -66,6 +66,15 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     has_accounting: ClassVar[bool] = False
     """Whether the scheduler may know more of what ended jobs used than their wrappers."""
 
+    @property
+    def settings(self) -> Any:
+        """The settings as Snakemake has them; its Python interface may give none."""
+        given_settings = self.workflow.executor_settings
+        if given_settings is None:
+            given_settings = self.workflow.executor_plugin.settings_cls()
+            self.workflow.executor_settings = given_settings
+        return given_settings
+
     # -- what a backend may change -------------------------------------------------
 
     @staticmethod
@@ -85,7 +94,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def plan(self) -> None:
         """Make ready the lanes of the run, by :meth:`add_lane`."""
-        settings = self.workflow.executor_settings
+        settings = self.settings
         prefix = f"pipen-{self.backend}"
         profile = None
         if settings.profile:
@@ -332,7 +341,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         if lane.checked.ignored:
             names = ", ".join(lane.checked.ignored)
             self.logger.debug(f"Keys of the profile that are nothing here: {names}.")
-        if self.workflow.executor_settings.show_config:
+        if self.settings.show_config:
             from humanfriendly.tables import format_pretty_table
 
             columns = [f"setting of {lane.name}", "value", "from"]
@@ -588,15 +597,19 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         The list of files to wait for goes into the job directory, which outlives this
         process. One that is ``apart`` shares no files with this one.
         """
+        from .staging import node_prefix
+
         self._respawned = spec, directory
         settings = self.workflow.storage_settings
-        usage = settings.shared_fs_usage
+        usage, prefix = settings.shared_fs_usage, settings.remote_job_local_storage_prefix
         try:
             if apart:
                 settings.shared_fs_usage = frozenset()
+            settings.remote_job_local_storage_prefix = Path(node_prefix(self.workflow))
             return str(self.format_job_exec(job))
         finally:
             settings.shared_fs_usage = usage
+            settings.remote_job_local_storage_prefix = prefix
 
     def get_job_args(self, job: Any, **_: Any) -> str:
         """Return the arguments for one job.

@@ -410,10 +410,11 @@ class Specifier:
                 spec.argv, spec.script, spec.files = SHELL, script.text, script.files
                 spec.env = declared
             else:
-                paths = None
+                places: dict[str, Any] = {}
                 if copied is not None:
-                    paths = [copied.prefix, *self._workflow.runtime_paths[1:]]
-                command = capture(job, self._workflow, directory, seen, runtime_paths=paths)
+                    places["stored"] = copied.stored
+                    places["runtime_paths"] = [copied.prefix, *self._workflow.runtime_paths[1:]]
+                command = capture(job, self._workflow, directory, seen, **places)
                 spec.argv, spec.script = (command.shell,), command.text + "\n"
                 spec.files = command.files
                 spec.env = {**changes(command.env, command.own), **declared}

@@ -62,7 +62,7 @@ class Executor(PipenExecutor):
 
         asked = resources.get(PROFILE), resources.get(SCHEDULER)
         if asked not in self._asked:
-            choice = choose(self.workflow.executor_settings, resources, rule)
+            choice = choose(self.settings, resources, rule)
             if choice.lane not in self._lanes:
                 checked, make_scheduler = choice.prepare(self._warn, self.logger.debug)
                 self._named[choice.lane] = ("scheduler", choice.scheduler, choice.where)
@@ -74,7 +74,7 @@ class Executor(PipenExecutor):
         """Leave a job of an earlier run where it is, although its rule now names another lane."""
         from .choice import resources_of
 
-        for root in self.roots(self.workflow.executor_settings):
+        for root in self.roots(self.settings):
             directory = JobDir.of(str(root), spec)
             if root.name == lane.name or directory.record() is None:
                 continue
