@@ -22,6 +22,7 @@ from .conformance.settings import (
     GoodSettings,
     is_refused,
 )
+from .conformance.storing import Storage
 from .conformance.strategies import Halt, KeepGoing, Retries
 from .third_party import install
 
@@ -49,6 +50,7 @@ class TestPipenOnLocal(
     GoodSettings,
     Execution,
     Resuming,
+    Storage,
 ):
     """With pipen-local's scheduler: all in which this executor has a part of its own."""
 

@@ -17,6 +17,7 @@ from .kinds import Code, Kinds, Outputs
 from .nodes import Nodes
 from .resuming import Resuming
 from .settings import BadSettings, Execution, GoodSettings, Metadata
+from .storing import Storage
 from .strategies import Halt, KeepGoing, Retries
 
 
@@ -43,5 +44,6 @@ class ExecutorConformance(
     Metadata,
     Resuming,
     Chaos,
+    Storage,
 ):
     """All parts; a backend sets ``__test__ = True`` and ``backend``."""

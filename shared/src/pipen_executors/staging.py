@@ -32,6 +32,7 @@ from snakemake_interface_executor_plugins.settings import SharedFSUsage
 _SHARED_STORAGE: Final = "snakemake_storage_plugin_fs"
 """Module of the one storage plugin whose storage is a directory that nodes can read."""
 _DEFAULT_PREFIX: Final = ".snakemake/storage"
+_TOLD_BY: Final = "--remote-job-local-storage-prefix, or --local-storage-prefix,"
 _LINK: Final = "local"
 """Name, in the job directory, of the link to a prefix that only the node knows."""
 _VARIABLE: Final = re.compile(r"\$(\w+|\{\w+\})", re.ASCII)
@@ -100,8 +101,8 @@ class Staging:
     prefix
         ``--local-storage-prefix`` as the command sees it, absolute.
     target
-        Bash for what ``prefix`` is a symbolic link to, where only the node knows the path;
-        else empty.
+        What ``prefix`` is a symbolic link to, with variables of the node, where only the node
+        knows the path; else empty.
     paths
         From a file's path in the workflow to its copy, as the command sees it.
     stored
@@ -169,7 +170,7 @@ def stage(jobs: Sequence[Any], workflow: Any, directory: str, cwd: str) -> Stagi
     name = _tag(directory)
     above = f"{directory}/{_LINK}" if on_node else os.path.join(cwd, prefix)
     home = f"{above}/{name}"
-    staging = Staging(name, above, _evaluated(prefix) if on_node else "")
+    staging = Staging(name, above, prefix if on_node else "")
     local = workflow.storage_settings.local_storage_prefix
     mine = {str(file) for job in jobs for file in (*job.output, *job.log)}
     uses: dict[str, list[Any]] = {}
@@ -236,11 +237,7 @@ def _evaluated(prefix: str) -> str:
     end = 0
     for match in _VARIABLE.finditer(prefix):
         name = match[1].strip("{}")
-        problem = (
-            f"it is not set on this node, and the prefix of local storage copies is {prefix} "
-            "(--local-storage-prefix, --remote-job-local-storage-prefix)"
-        )
-        pieces += [_quoted(prefix[end : match.start()]), f'"${{{name}:?{_within(problem)}}}"']
+        pieces += [_quoted(prefix[end : match.start()]), f'"${{{name}:?$pipen_unset}}"']
         end = match.end()
     return "".join([*pieces, _quoted(prefix[end:])]) or "''"
 
@@ -347,7 +344,8 @@ def script(staging: Staging, directory: str, cwd: str, *, wait: int = 0, usage: 
     lines = ["#!/bin/bash", f"pipen_name={staging.name} pipen_copies={q(copies)}", _HEAD]
     if staging.target:
         lines += [
-            f"pipen_prefix={staging.target}",
+            f"pipen_unset={q(f'it is not set on this node, but {_TOLD_BY} is {staging.target}')}",
+            f"pipen_prefix={_evaluated(staging.target)}",
             f"[[ $pipen_prefix == /* ]] || pipen_prefix={q(cwd)}/$pipen_prefix",
             'command mkdir -p -- "$pipen_prefix" && '
             f'command ln -sfn -- "$pipen_prefix" {q(staging.prefix)} || '

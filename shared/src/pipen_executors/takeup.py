@@ -66,7 +66,9 @@ def _unfinished(dag: Any) -> Unfinished | None:
     if plugin is None or not issubclass(plugin.executor, PipenExecutor) or dag.ignore_incomplete:
         return None
     if not hasattr(dag, _ATTRIBUTE):
-        roots = plugin.executor.roots(dag.workflow.executor_settings)
+        # Snakemake's Python interface may give no settings at all.
+        settings = dag.workflow.executor_settings or plugin.settings_cls()
+        roots = plugin.executor.roots(settings)
         setattr(dag, _ATTRIBUTE, Unfinished(dag, plugin.name, roots))
     found: Unfinished = getattr(dag, _ATTRIBUTE)
     return found
