@@ -15,7 +15,7 @@ from .tables import Table, as_json, from_json, machine, show
 
 _LOCAL_PARTS = ("independent", "unlimited", "chain", "xqute", "engine", "held")
 _CONTAINER_PARTS = ("podman", "docker")
-_SLURM_PARTS = ("independent", "chain", "held", "faults")
+_SLURM_PARTS = ("independent", "copied", "chain", "held", "faults")
 
 
 def main() -> None:

@@ -86,6 +86,7 @@ class Places:
         place.mkdir()
         for name, text in files.items():
             path = place / name
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
             if text.startswith("#!"):
                 path.chmod(0o755)

@@ -131,6 +131,35 @@ def independent(bench: Bench, runs: int) -> Table:
     return compare("slurm-independent", "60 independent trivial jobs", results, commands=True)
 
 
+def copied(bench: Bench, runs: int) -> Table:
+    """Measure 60 jobs with the profile of the slurm plugin's documentation, and without it.
+
+    Only the executor's name is another. Jobs have an input and a log, so that there is
+    something to copy.
+    """
+    name = "profile/config.yaml"
+    files = {"in.txt": "text\n", name: workflows.PROFILE_WITH_COPIES}
+    plain = snakemake(*PIPEN)
+    profile = ["snakemake", "--quiet", "all", "--jobs", "200", "--profile", "profile"]
+    respawned = [*profile, "--pipen-slurm-execution", "snakemake"]
+    env = bench.env("pipen")
+    results = alternate(
+        [
+            Candidate("without the profile", plain, env, files=files),
+            Candidate("with it", profile, env, files=files),
+            Candidate("with it, by a second Snakemake", respawned, env, files=files, runs=1),
+        ],
+        workflows.with_inputs(60, more=workflows.RESOURCES),
+        workflows.outputs(60),
+        bench.places,
+        runs,
+        around=bench.counting,
+    )
+    return compare(
+        "slurm-copied", "60 jobs with copies on the node (fs storage)", results, commands=True
+    )
+
+
 def chained(bench: Bench, runs: int) -> Table:
     """Measure a chain of 6 trivial jobs.
 
@@ -264,6 +293,7 @@ def measure(runs: int, only: Sequence[str] = ()) -> list[Table]:
     """Make all tables of pipen-slurm, or only those named."""
     parts: dict[str, Callable[[Bench], Table]] = {
         "independent": partial(independent, runs=runs),
+        "copied": partial(copied, runs=runs),
         "chain": partial(chained, runs=runs),
         "held": held,
         "faults": faults,

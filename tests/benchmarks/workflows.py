@@ -18,6 +18,35 @@ rule one:
 """
 
 
+PROFILE_WITH_COPIES = """
+executor: pipen-slurm
+latency-wait: 60
+default-storage-provider: fs
+shared-fs-usage:
+  - persistence
+  - software-deployment
+  - sources
+  - source-cache
+local-storage-prefix: local
+remote-job-local-storage-prefix: local/$SLURM_JOB_ID
+"""
+"""The profile that the documentation of snakemake-executor-plugin-slurm shows."""
+
+
+def with_inputs(count: int, more: str = "") -> str:
+    """Return a workflow of jobs that read a file and write two."""
+    return f"""
+rule all:
+    input: expand("out/{{i}}.txt", i=range({count}))
+rule one:
+    input: "in.txt"
+    output: "out/{{i}}.txt"
+    log: "log/{{i}}.txt"
+    {more}
+    shell: "cat {{input}} > {{output}} 2> {{log}}"
+"""
+
+
 def chain(length: int, more: str = "") -> str:
     """Return a workflow in which each job needs the one before it."""
     return f"""
