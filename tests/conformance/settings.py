@@ -149,6 +149,25 @@ class BadSettings(ConformanceBase):
 class GoodSettings(ConformanceBase):
     """Settings that are right do what they say."""
 
+    def test_variables_of_a_pipen_profile(self, workflow: Workflow) -> None:
+        """``envs`` in ``scheduler_opts`` are variables for all jobs, also of a rule's options."""
+        workflow.file(
+            ".pipen.toml",
+            """
+            [p.scheduler_opts.envs]
+            GREETING = "it's $HOME, and more"
+            """,
+        )
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a"
+                shell: 'printf "%s\\n" "$GREETING" > {output}'
+            """
+        )
+        workflow.run(*self.backend.option("profile", "p")).ok()
+        assert workflow.read("a") == "it's $HOME, and more\n"
+
     def test_forks_workdir_and_profile(self, workflow: Workflow) -> None:
         """Given by a profile too; the environment variables in a path are read."""
         self.needs_shared_files()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 
 from pipen_executors.exceptions import SettingError, UserError
 from pipen_executors.profiles import Profile, read_profile
-from pipen_executors.settings import ExecutorSettings, check, table_of
+from pipen_executors.settings import Checked, ExecutorSettings, check, table_of
+from pipen_executors.units import parse_words
+from snakemake_executor_plugin_pipen_container import ExecutorSettings as ContainerSettings
+from snakemake_executor_plugin_pipen_gbatch import ExecutorSettings as GbatchSettings
 from snakemake_executor_plugin_pipen_slurm import ExecutorSettings as SlurmSettings
+from snakemake_executor_plugin_pipen_ssh import ExecutorSettings as SshSettings
 
 
 @pytest.fixture
@@ -180,3 +185,74 @@ def test_any_value_is_taken_or_refused(key: str, value: object) -> None:
         check(ExecutorSettings(), "pipen", profile_of({key: value}))
     except SettingError as error:
         assert key in str(error)
+
+
+# -- names of xqute's constructors -----------------------------------------------------------
+
+
+def options_of(here: Path, table: str, settings: Any) -> Checked:
+    write(here, f"[p.scheduler_opts]\n{table}\n")
+    return check(settings, "pipen-x", read_profile("p", "--profile"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "table", "name", "value"),
+    [
+        (ContainerSettings, 'mount = ["/a:/b"]', "volumes", ["/a:/b"]),
+        (ContainerSettings, 'mount = "/a:/b"', "volumes", ["/a:/b"]),
+        (ContainerSettings, 'mount_as_cwd = "/a"', "volume_as_cwd", "/a"),
+        (GbatchSettings, 'volumes = "gs://b/a:/mnt/a"', "mount", ["gs://b/a:/mnt/a"]),
+        (GbatchSettings, 'volume_as_cwd = "gs://b/a"', "mount_as_cwd", "gs://b/a"),
+        (SshSettings, 'ssh_servers = "one"', "servers", ["one"]),
+    ],
+)
+def test_other_names_of_xqute(
+    here: Path, settings: Any, table: str, name: str, value: object
+) -> None:
+    checked = options_of(here, table, settings())
+    assert getattr(checked.settings, name) == value
+    assert checked.options == {}
+
+
+def test_two_names_of_one_option(here: Path) -> None:
+    with pytest.raises(UserError, match="mount and volumes are two names of one option"):
+        options_of(here, 'mount = "/a:/b"\nvolumes = "/c:/d"', ContainerSettings())
+
+
+@pytest.mark.parametrize("settings", [SlurmSettings, ContainerSettings, GbatchSettings])
+def test_words_that_are_no_flags(here: Path, settings: Any) -> None:
+    """Of no scheduler's command: variables of all jobs, and where jobs see their directories."""
+    table = 'envs = { GREETING = "hello there", N = 3 }\nmounted_workdir = "/data/jobs/"'
+    checked = options_of(here, table, settings())
+    assert checked.options == {}
+    assert checked.envs == {"GREETING": "hello there", "N": "3"}
+    assert checked.mounted_workdir == "/data/jobs"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('envs = "A=1"', "expected a table of variables"),
+        ('envs = { "a b" = 1 }', "'a b' is no name of an environment variable"),
+        ("envs = { A = [1] }", "the value of A is [1]; expected a text or a number"),
+        ('mounted_workdir = "data"', "expected an absolute path"),
+    ],
+)
+def test_words_that_cannot_be_right(here: Path, table: str, said: str) -> None:
+    with pytest.raises(SettingError) as error:
+        options_of(here, table, SlurmSettings())
+    assert said in str(error.value)
+    assert "profile p of ./.pipen.toml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('bin_args = ["--env", "A=with space", "B=it\'s"]', ["--env", "A=with space", "B=it's"]),
+        ("bin_args = \"--env 'A=with space'\"", ["--env", "A=with space"]),
+    ],
+)
+def test_list_is_taken_word_by_word(here: Path, table: str, words: list[str]) -> None:
+    checked = options_of(here, table, ContainerSettings())
+    found = [word for text in checked.settings.bin_args for word in parse_words(text)]
+    assert found == words

@@ -292,6 +292,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 hooks.add(UsageReport(str(root), history.run, self.logger.info))
             hooks.add(history)  # the last one added is called first
         scheduler = make_scheduler(self, root, checked)
+        if checked.mounted_workdir is not None:
+            self._mount_workdir(scheduler, root, checked)
         scheduler.hooks = hooks
         self._check_files(name, scheduler)
         if scheduler.brings_files:
@@ -335,6 +337,19 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 f"Schedulers {in_storage[0]} and {name} cannot run jobs of one workflow: for the "
                 "first its files have to lie in storage, the second sends them from this machine."
             )
+
+    def _mount_workdir(self, scheduler: SchedulerPostInit, root: Path, checked: Checked) -> None:
+        """Let jobs see their directories by another path (xqute's ``mounted_workdir``)."""
+        from .scheduler import xqute
+
+        if scheduler.has_own_paths:
+            raise UserError(
+                f"mounted_workdir is {checked.mounted_workdir!r}: {scheduler.name} decides by "
+                "itself where its jobs see their directories; leave mounted_workdir out."
+            )
+        kept = Path.cwd() / checked.workdir if checked.workdir else root
+        mounted = Path(checked.mounted_workdir or "", root.relative_to(kept))
+        scheduler.workdir = xqute.path.SpecPath(root, mounted=str(mounted))
 
     def _tell_settings(self, lane: Lane) -> None:
         """Print all settings where that is asked for, and what of a profile means nothing."""

@@ -68,6 +68,8 @@ class SchedulerPostInit(Base):
     copies_storage: ClassVar[bool] = True
     """Whether jobs find bash and coreutils, and the directory of ``--local-storage-prefix``, so
     that a direct job can copy files of storage that is a directory to its node and back."""
+    has_own_paths: ClassVar[bool] = False
+    """Whether it decides itself by which paths jobs see the job directories."""
     runs_here: ClassVar[bool] = False
     """Whether jobs run on this machine, at once, so that its kernel sees what they write."""
     starts_at_once: ClassVar[bool] = False
@@ -166,7 +168,7 @@ class SchedulerPostInit(Base):
 
     def events_seen(self, job: Job) -> str:
         """Return the events directory as a job sees it that is being submitted."""
-        return self.events_directory()
+        return f"{self.seen_root()}/{EVENTS}"
 
     def cwd_seen(self, job: Job) -> str:
         """Return the working directory of a job that is being submitted, as it sees it."""

@@ -6,6 +6,7 @@ annotations``: Snakemake reads the types of the fields.
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Optional
 
 from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
 
-from .exceptions import SettingError
+from .exceptions import SettingError, UserError
 from .units import (
     one_of,
+    parse_absolute_path,
     parse_options,
     parse_path,
     parse_rate,
     parse_seconds,
     parse_switch,
+    parse_variables,
     whole_number,
 )
 
@@ -167,6 +170,11 @@ class ExecutorSettings(ExecutorSettingsBase):
     """Names of settings that are options of the scheduler too; ``scheduler_opts`` of a profile
     means the latter."""
 
+    also_called: ClassVar[Mapping[str, str]] = {}
+    """Other names that xqute's constructors have for settings, and the names here."""
+    not_needed: ClassVar[frozenset[str]] = frozenset()
+    """Words of xqute's constructors that are accepted and change nothing here."""
+
     def __post_init__(self) -> None:
         """Make ready for what an earlier run has left: only this executor was chosen."""
         from .takeup import install
@@ -179,9 +187,10 @@ class Checked:
     """The settings of a run, read and checked.
 
     Times are in seconds. ``query_ceiling`` is None where the scheduler's own is to be
-    used. ``settings`` are those of the backend with what a profile says filled in,
-    ``sources`` says of each that a profile gave where it stands, and ``ignored`` are the
-    keys of the profile that are nothing here.
+    used. ``envs`` are variables for all jobs, and ``mounted_workdir`` is the path by which jobs
+    see ``workdir``: both are only in ``scheduler_opts``. ``settings`` are those of the backend
+    with what a profile says filled in, ``sources`` says of each that a profile gave where it
+    stands, and ``ignored`` are the keys of the profile that are nothing here.
     """
 
     execution: str
@@ -197,6 +206,8 @@ class Checked:
     submit_rate: Optional[tuple[int, float]]
     query_ceiling: Optional[float]
     options: Mapping[str, Any]
+    envs: Mapping[str, str]
+    mounted_workdir: Optional[str]
     workdir: Optional[Path]
     history: bool
     efficiency_report: bool
@@ -278,6 +289,12 @@ READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
+ONLY_OPTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "envs": parse_variables,
+    "mounted_workdir": parse_absolute_path,
+}
+"""Words of xqute's constructors that every scheduler takes, and that are no flags of commands."""
+
 NOT_IN_PROFILES: Final = frozenset({"workdir", "plugins", "options", "profile", "show_config"})
 """Settings that a profile does not give: in pipen these words mean something else."""
 
@@ -302,7 +319,10 @@ def _of_type(thefield: Any, value: Any, where: str) -> Any:
     if thefield.type is bool:
         return read(where, value, parse_switch)
     if getattr(thefield.type, "__origin__", None) is list:
-        return [value] if isinstance(value, str) else value
+        if isinstance(value, str):
+            return [value]
+        # A list is taken word by word; only a text is split as a shell would.
+        return list(map(shlex.quote, value)) if thefield.metadata.get("words") else value
     return str(value) if isinstance(value, (int, float)) else value
 
 
@@ -324,7 +344,7 @@ def lay_on_profile(
     found = {key: value for key, value in profile.values.items() if key in known}
     foreign = [key for key in profile.values if key not in known and key != "scheduler"]
     options = {}
-    for key, value in profile.options.items():
+    for key, value in _by_own_names(settings, profile.options).items():
         if key in known and key not in settings.scheduler_words:
             found[key] = value
         else:
@@ -343,6 +363,28 @@ def lay_on_profile(
     return replace(settings, **values), plain, sources, foreign
 
 
+def _by_own_names(
+    settings: Any, options: Mapping[str, Any], where: str = "scheduler_opts"
+) -> dict[str, Any]:
+    """Return options with the names here for those of xqute's constructors.
+
+    Raises
+    ------
+    UserError
+        If one is given by two names, as in xqute.
+    """
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        if key in settings.not_needed:
+            continue
+        name = settings.also_called.get(key, key)
+        if name in found:
+            names = [other for other in options if settings.also_called.get(other, other) == name]
+            raise UserError(f"{where}: {' and '.join(names)} are two names of one option.")
+        found[name] = value
+    return found
+
+
 def take_options(settings: Any, where: str) -> tuple[Any, dict[str, str]]:
     """Take options of the command line that are settings of the backend for what they are.
 
@@ -354,7 +396,7 @@ def take_options(settings: Any, where: str) -> tuple[Any, dict[str, str]]:
     tuple
         The settings, and where each of those was found.
     """
-    options = read(where, settings.options, parse_options)
+    options = _by_own_names(settings, read(where, settings.options, parse_options), where)
     shared = {f.name for f in fields(ExecutorSettings)}
     own = {f.name: f for f in fields(settings) if f.name not in shared | settings.scheduler_words}
     values = {
@@ -415,6 +457,10 @@ def check(settings: ExecutorSettings, prefix: str, profile: "Optional[Profile]" 
         values[name] = values[name] if values[name] is not None else default
     own = values["options"] or {}
     values["options"] = {**options, **own}
+    for name, reader in ONLY_OPTIONS.items():
+        where = f"{name} in {sources.get(name, _where('options', prefix, {}))}"
+        value = values["options"].pop(name, None)
+        values[name] = read(where, value, reader)
     sources = {name: source for name, source in sources.items() if name not in own}
     values["plugins"] = tuple(values["plugins"] or ())
     return Checked(

@@ -31,7 +31,7 @@ from .layers import asked_for, disagreement, known, layers
 from .postprocess import postprocess_direct, postprocess_respawned
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
 from .spec import JobSpec, Resources
-from .units import parse_gpus, parse_megabytes, parse_minutes
+from .units import parse_gpus, parse_megabytes, parse_minutes, parse_variables
 from .work import places_of, work_of
 
 if TYPE_CHECKING:
@@ -239,6 +239,11 @@ class Specifier:
             return own.get(f"pipen_{name}", getattr(self._checked, name))
 
         options = {**self._checked.options, **own.get("pipen_options", {})}
+        envs = read(
+            f"envs in resource pipen_options of rule {rule}",
+            options.pop("envs", None),
+            parse_variables,
+        )
         spec = JobSpec(
             rule=rule,
             wildcards={} if group else dict(job.wildcards_dict or {}),
@@ -251,6 +256,7 @@ class Specifier:
             addresses=_addresses(members),
             resources=resources,
             options=options,
+            env={**self._checked.envs, **envs},
             prescript=setting("prescript"),
             postscript=setting("postscript"),
             timeout=self._timeout_of_group(job) if group else setting("timeout"),
@@ -408,7 +414,7 @@ class Specifier:
             if job.is_group():
                 script = group_script(job, self._workflow, directory, seen, changes)
                 spec.argv, spec.script, spec.files = SHELL, script.text, script.files
-                spec.env = declared
+                spec.env = {**spec.env, **declared}
             else:
                 places: dict[str, Any] = {}
                 if copied is not None:
@@ -417,7 +423,7 @@ class Specifier:
                 command = capture(job, self._workflow, directory, seen, **places)
                 spec.argv, spec.script = (command.shell,), command.text + "\n"
                 spec.files = command.files
-                spec.env = {**changes(command.env, command.own), **declared}
+                spec.env = {**changes(command.env, command.own), **spec.env, **declared}
                 name = "job.command" if self._has_jobscript else "job.script"
                 spec.tmpdir_code, path = command.place(directory, name)
                 spec.script_file = os.path.basename(path)
@@ -563,7 +569,7 @@ class Specifier:
         """Let a job run by a second Snakemake, which waits for inputs and minds outputs."""
         declared = self._executor.envvars()
         spec.direct = False
-        spec.env = {**changes(os.environ), **declared}
+        spec.env = {**changes(os.environ), **spec.env, **declared}
         command = self._executor.respawn_command(
             job, spec, self.directory(spec), apart=self._scheduler.brings_files
         )

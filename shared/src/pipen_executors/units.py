@@ -233,3 +233,34 @@ def parse_options(value: str | Sequence[str] | Mapping[str, Any]) -> dict[str, A
             option = [*earlier, *(option if isinstance(option, list) else [option])]
         options[key] = option
     return options
+
+
+def parse_variables(value: Any) -> dict[str, str]:
+    """Read environment variables: a table of names and values; nothing is none.
+
+    >>> parse_variables({"GREETING": "hello", "N": 3})
+    {'GREETING': 'hello', 'N': '3'}
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError('expected a table of variables, such as { NAME = "value" }')
+    for name, text in value.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            raise ValueError(f"{name!r} is no name of an environment variable")
+        if not isinstance(text, (str, int, float)):
+            raise ValueError(f"the value of {name} is {text!r}; expected a text or a number")
+    return {str(name): str(text) for name, text in value.items()}
+
+
+def parse_absolute_path(value: Any) -> str | None:
+    """Read a path on the nodes; nothing is None.
+
+    >>> parse_absolute_path("/data/jobs")
+    '/data/jobs'
+    """
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError("expected an absolute path, as the jobs see it")
+    return value.rstrip("/") or "/"

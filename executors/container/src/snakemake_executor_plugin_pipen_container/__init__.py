@@ -1,9 +1,10 @@
 """Snakemake executor ``pipen-container``: jobs in containers of this machine."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, ClassVar, List, Optional
 
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
@@ -22,6 +23,8 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 @dataclass
 class ExecutorSettings(SharedSettings):
     """Settings of pipen-container."""
+
+    also_called: ClassVar[Mapping[str, str]] = {"mount": "volumes", "mount_as_cwd": "volume_as_cwd"}
 
     image: Optional[str] = field(
         default=None,
@@ -78,6 +81,7 @@ class ExecutorSettings(SharedSettings):
             "help": "Arguments of the runtime's run or exec, as for a shell.",
             "nargs": "+",
             "metavar": "ARGUMENT",
+            "words": True,
         },
     )
     pull: str = field(

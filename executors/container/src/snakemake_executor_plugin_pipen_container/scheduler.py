@@ -66,6 +66,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
     loss_grace = 1.0
     sweeps_sessions = True
     own_resources = frozenset({"pipen_image"})
+    has_own_paths = True
 
     def __init__(self, workdir: Path, config: Config, jobname_prefix: str | None = None) -> None:
         super().__init__(

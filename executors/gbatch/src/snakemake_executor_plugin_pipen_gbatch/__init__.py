@@ -1,9 +1,10 @@
 """Snakemake executor ``pipen-gbatch``: jobs on Google Cloud Batch."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Optional
+from typing import TYPE_CHECKING, Any, ClassVar, List, Optional
 
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
@@ -31,6 +32,10 @@ common_settings = CommonSettings(
 @dataclass
 class ExecutorSettings(SharedSettings):
     """Settings of pipen-gbatch."""
+
+    also_called: ClassVar[Mapping[str, str]] = {"volumes": "mount", "volume_as_cwd": "mount_as_cwd"}
+
+    not_needed: ClassVar[frozenset[str]] = frozenset({"gcloud"})
 
     project: Optional[str] = field(
         default=None,
@@ -109,6 +114,7 @@ class ExecutorSettings(SharedSettings):
             "help": "Words before the job's script, or with {lang} and {script} in them.",
             "nargs": "+",
             "metavar": "WORD",
+            "words": True,
         },
     )
     runnables: Optional[str] = field(

@@ -76,4 +76,6 @@ def _script_text(command: Command, script: str) -> str:
             else shlex.quote(word)
             for word in words
         )
+    if words and words[-1] == "-c":  # a shell's, which takes one word (bash(1), -c)
+        return shlex.join([*words, shlex.join([SHELL, script])])
     return shlex.join([*words, SHELL, script])

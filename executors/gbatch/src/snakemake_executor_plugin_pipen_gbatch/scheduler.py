@@ -70,6 +70,7 @@ class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
     # A job of Batch takes 10,000 tasks, but runs 1,000 at a time (Batch, "Quotas and limits").
     largest_batch = 1000
     kill_chunk = 100_000
+    has_own_paths = True
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """Snakemake executor ``pipen-ssh``: jobs on machines that are reached over ssh."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, ClassVar, List, Optional
 
 from snakemake_interface_executor_plugins.settings import CommonSettings, SharedFSUsage
 
@@ -20,6 +21,10 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 @dataclass
 class ExecutorSettings(SharedSettings):
     """Settings of pipen-ssh."""
+
+    also_called: ClassVar[Mapping[str, str]] = {"ssh_servers": "servers"}
+
+    not_needed: ClassVar[frozenset[str]] = frozenset({"ssh"})
 
     servers: List[str] = field(
         default_factory=list,

@@ -41,6 +41,7 @@ class SendingSshScheduler(SshScheduler):
     fs_shared = False
     stages = True
     brings_files = True
+    has_own_paths = True
 
     def __init__(self, workdir: Path, *others: Any, keep_incomplete: bool = False) -> None:
         self._staging = Staging(os.getcwd(), f"{workdir}/{EVENTS}", others[-1])
