@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import snakemake.api  # noqa: F401 - first: its modules import each other
 from snakemake.io import AnnotatedString, flag
@@ -244,3 +246,60 @@ def test_interrupts_while_jobs_are_cancelled() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
         assert answers == [1, 2]
         assert signal.getsignal(signal.SIGINT) is before, "this is not the command snakemake"
+
+
+def test_job_that_its_scheduler_has_forgotten_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a controller that was killed comes up with an older state."""
+    run = Run(tmp_path / "jobs")
+    monkeypatch.setattr(run.scheduler, "may_forget", True, raising=False)
+    monkeypatch.setattr(run.scheduler, "loss_grace", 0.1, raising=False)
+
+    async def nothing_known(jobs: Any) -> dict[Any, Any]:
+        return {}
+
+    monkeypatch.setattr(run.scheduler, "query_jobs", nothing_known)
+    script = f"cd {run.root}; until [ -e go ]; do sleep 0.05; done\n"
+    (job,) = run.submit(run.spec("a", script))
+    wait_for(lambda: any("still runs on" in text for text in run.messages), "the message")
+    assert job.directory.is_held()
+    (run.root / "go").touch()
+    outcome = run.wait(1)["a"].outcome
+    wait_for(lambda: not job.directory.is_held(), "the end of the wrapper")
+    run.close()
+    assert outcome is not None
+    assert outcome.ok
+    assert len(run.scheduler.submissions) == 1
+
+
+def test_second_start_of_a_job_waits_for_the_first(tmp_path: Path) -> None:
+    """A controller starts once more what it takes for lost, with the same id."""
+    run = Run(tmp_path / "jobs")
+    run.scheduler.may_forget = True  # type: ignore[misc]
+    work = tmp_path / "work"
+    work.mkdir()
+    spec = job_spec(
+        "a",
+        cwd=str(work),
+        script="echo start >> effects; until [ -e go ]; do sleep 0.05; done; echo end >> effects\n",
+    )
+    job = run.engine.make_job(spec)
+    job.record = job.directory.open_attempt(spec, 1, "")
+    wrapper = Path(job.directory.file("wrapper"))
+    text = run.scheduler.wrap_job_script(job)
+    # Grid Engine and Slurm give both starts the same id.
+    wrapper.write_text(text.replace("pipen_jid=$$", "pipen_jid=7"))
+    run.close()
+    starts = [subprocess.Popen(["/bin/bash", str(wrapper)])]
+    wait_for(lambda: (work / "effects").exists(), "the first start")
+    starts.append(subprocess.Popen(["/bin/bash", str(wrapper)]))
+    wait_for(lambda: _waits_for_lock(starts[1].pid), "the second start's waiting")
+    (work / "go").touch()
+    assert [start.wait(60) for start in starts] == [0, 0]
+    assert (work / "effects").read_text() == "start\nend\n"
+
+
+def _waits_for_lock(pid: int) -> bool:
+    children = psutil.Process(pid).children()
+    return any(child.name() == "flock" for child in children)

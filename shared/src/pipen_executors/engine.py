@@ -44,6 +44,9 @@ _KILL_PATIENCE: Final = 300.0
 _UNKNOWN_PATIENCE: Final = 10.0
 """Seconds for which a cancelled job is waited for that the scheduler says nothing of."""
 _FETCH_PATIENCE: Final = 600.0
+_FORGOTTEN: Final = 600.0
+"""Seconds for which a lock alone says that a job runs which the scheduler does not know: that of a
+node that is gone may stay. Then accounting is asked too."""
 _MANY: Final = 20
 _LIMIT_PAUSE: Final = (4.0, 8.0)
 _NOT_SUBMITTED: Final = "before it was submitted"
@@ -93,6 +96,7 @@ class Engine:
         self._told: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sought: set[Job] = set()
+        self._forgotten: set[Job] = set()
         self._submitting: dict[Job, list[str]] = {}
         self._untaken: list[str] = []
         self._count = 0
@@ -497,7 +501,10 @@ class Engine:
                 self._adopt(job, present[job])
             else:
 
-                async def collect(job: Job = job) -> None:
+                async def settle(job: Job = job) -> None:
+                    if self._is_forgotten(job):
+                        self._adopt(job, Presence.RUNNING)
+                        return
                     if self._collect(job):
                         return
                     # Should it turn up after all. Where files are brought, it may have ended
@@ -506,7 +513,7 @@ class Engine:
                     if not (has_run and self._collect(job)):
                         anew.append(job)
 
-                await self._advance(job, collect)
+                await self._advance(job, settle)
         for job in anew:
             await self._begin_anew(job)
 
@@ -794,6 +801,10 @@ class Engine:
                 job.seen = time.monotonic()
                 self._warn(f"Job {job.spec.rule} ({job.jid}) was requeued by the scheduler.")
                 return
+            if answer is NOTHING and rc is None and self._is_forgotten(job):
+                job.settling = False
+                job.seen = time.monotonic()
+                return
             if answer is not NOTHING:
                 outcome = answer
         elif outcome.reason is ExitReason.NONZERO_EXIT:
@@ -884,6 +895,7 @@ class Engine:
         if ended:
             for job in ended:
                 self._jobs.pop(job.spec.key, None)
+                self._forgotten.discard(job)
                 self.scheduler.forget(job)
             self._client.on_ended(ended)
 
@@ -937,7 +949,8 @@ class Engine:
             for job in gone:
                 self._spawn(self._look_for(job))
             self._tell_waiting(jobs)
-            interval = _FIRST_QUERY if gone else interval * _QUERY_GROWTH
+            missed = not self._forgotten.issuperset(gone)
+            interval = _FIRST_QUERY if missed else interval * _QUERY_GROWTH
             interval = min(interval, self._limits.query_ceiling)
 
     def _tell_waiting(self, jobs: Sequence[Job]) -> None:
@@ -983,8 +996,28 @@ class Engine:
             self._write_jid(job)
             job.seen = time.monotonic()
         elif time.monotonic() - job.seen >= self.scheduler.loss_grace:
+            if self._is_forgotten(job) and time.monotonic() - job.seen < _FORGOTTEN:
+                return
             job.settling = True
             self._spawn(self._advance(job, lambda: self._explain(job, None)))
+
+    def _is_forgotten(self, job: Job) -> bool:
+        """Tell whether a job still runs that the scheduler does not know any more.
+
+        It is waited for: to run it again would be a second copy at the same time. Its wrapper
+        tells its end as always.
+        """
+        if not self.scheduler.may_forget or not job.directory.is_held():
+            self._forgotten.discard(job)
+            return False
+        if job not in self._forgotten:
+            self._forgotten.add(job)
+            node = job.directory.info(job.token).get("node", "its node")
+            self._warn(
+                f"Job {job.spec.rule} ({job.jid}) is not known to {self.scheduler.name} any more, "
+                f"but still runs on {node}; its end is waited for."
+            )
+        return True
 
     # -- cancellation ------------------------------------------------------------------
 

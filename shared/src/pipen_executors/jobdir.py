@@ -13,6 +13,7 @@ The directories are the user's only (mode 0700): scripts may hold secrets.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -38,6 +39,8 @@ the path of the job directory below the root. So what earlier runs have left is 
 one directory, however many jobs there have ever been."""
 INFO: Final = "job.info"
 """File that claims a submission, ``job.info.<token>``, and takes the wrapper's notes."""
+ALIVE: Final = "job.alive"
+"""File on which a wrapper holds a lock, where its scheduler may forget it."""
 _PER_ATTEMPT: Final = (
     *("job.stdout", "job.stderr", "job.status", "job.rc", "job.jid"),
     meter.FILE,
@@ -247,6 +250,22 @@ class JobDir:
     def rc(self) -> int | None:
         """Return the exit status that the wrapper wrote, or None."""
         return exit_status(self.read("job.rc").strip())
+
+    def is_held(self) -> bool:
+        """Tell whether a wrapper lives that holds the lock of the job (flock(2), on NFS too)."""
+        try:
+            descriptor = os.open(self.file(ALIVE), os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # no locks on this file system
+        finally:
+            os.close(descriptor)
+        return False
 
     def jid(self, token: str = "") -> str:
         """Return the scheduler's id of the job; empty if it is not known.

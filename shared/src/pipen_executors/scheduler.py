@@ -84,6 +84,9 @@ class SchedulerPostInit(Base):
     """Bash that ends the wrapper."""
     kills_wrapper_only: bool = False
     """Whether a job ended by force may lose its wrapper and keep its command."""
+    may_forget: ClassVar[bool] = False
+    """Whether a job may still run that the scheduler does not know any more (a controller that
+    was restarted): its wrapper holds a lock, by which that is told."""
     sweeps_sessions: ClassVar[bool] = False
     """Whether the scheduler itself ends what a killed job has left in its session."""
     loss_grace: ClassVar[float] = 3.0
@@ -433,6 +436,7 @@ class SchedulerPostInit(Base):
             kill_grace=self.kill_grace,
             tell_start=not self.starts_at_once,
             guard=self.kills_wrapper_only,
+            lock=self.may_forget,
             sweep=not self.sweeps_sessions,
             seen=self._seen_by(job),
             umask=_umask(),

@@ -1,6 +1,7 @@
 """The bash script that runs on the node around the command of one job.
 
-It needs bash (4.2 or later) and coreutils, nothing else. What it promises:
+It needs bash (4.2 or later) and coreutils, nothing else; flock(1) of util-linux where it is
+there. What it promises:
 
 * The command is a script file, run by its own interpreter; nothing of it is
   expanded by the wrapper.
@@ -12,7 +13,8 @@ It needs bash (4.2 or later) and coreutils, nothing else. What it promises:
   SIGKILL to the wrapper and a lost node leave nothing.
 * The end carries the exit status in the name of an empty file, so that it is known
   by listing one directory for all jobs, and even when the disk is full.
-* No process is started but those of the job. ``job.rc`` and ``job.status`` hold a few
+* No process is started but those of the job, and one flock(1) where the scheduler may
+  forget a job. ``job.rc`` and ``job.status`` hold a few
   bytes that are written by one write(2): a reader sees all of them or an empty file,
   which it takes for "not there yet". Renaming them into place would take a process
   each, and is not what makes an end known.
@@ -28,7 +30,7 @@ from typing import Final
 
 from . import meter
 from .find_bash import INTERPRETER
-from .jobdir import INFO
+from .jobdir import ALIVE, INFO
 from .spec import JobSpec
 from .states import JobState
 
@@ -66,6 +68,9 @@ class WrapperContext:
     guard
         Whether the command has to be ended when the wrapper is killed, because the
         scheduler may reach no further than the wrapper's process group.
+    lock
+        Whether the wrapper holds a lock as long as it lives, because the scheduler may forget a
+        job that still runs.
     sweep
         Whether a killed wrapper looks through all processes for what has left the command's
         process group. On a node with thousands of jobs that takes each of them seconds.
@@ -94,12 +99,15 @@ class WrapperContext:
     kill_grace: float = 10
     tell_start: bool = True
     guard: bool = False
+    lock: bool = False
     sweep: bool = True
     seen: Callable[[str], str] = str
     umask: int = 0o022
     arguments: Sequence[str] = ()
 
 
+_FIRST_START: Final = 300
+"""Seconds that a second start of a job waits for the end of a first one on another node."""
 _TELL_START: Final = ': > "$pipen_events/$pipen_key.$pipen_token.start"'
 
 _ALONE: Final = r"""
@@ -169,24 +177,24 @@ pipen_insist() {
         sleep 1
     done
 }
-
+@ALIVE@
 # Claim this submission. Creating a file that must not exist is atomic, on NFS too. Whether this
 # shell has created it is known even where nothing can be written into it yet.
 pipen_claim() {
-    { exec {pipen_claimed}> "$pipen_info"; } 2>/dev/null || [[ -e $pipen_info ]]
+@HOLD@    { exec {pipen_claimed}> "$pipen_info"; } 2>/dev/null || [[ -e $pipen_info ]]
 }
 pipen_note_start() {
     printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" >&"$pipen_claimed"
 }
 pipen_begin_output() { exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null; }
 pipen_claimed=
-pipen_now
 set -o noclobber
 pipen_insist pipen_claim || {
     echo "pipen: the job was not started: $pipen_info cannot be written on ${HOSTNAME-}" >&2
     exit 1
 }
 set +o noclobber
+pipen_now
 if [[ -n $pipen_claimed ]]; then
     pipen_insist pipen_note_start 2>/dev/null
     exec {pipen_claimed}>&-
@@ -197,7 +205,7 @@ else
         echo "pipen: this submission was given up by a later run; nothing to do" >&2
         exit 0
     fi
-    pipen_rerun=1   # the scheduler requeued the job: same id, started before
+@ENDED@    pipen_rerun=1   # the scheduler requeued the job: same id, started before
     : > "$pipen_dir/job.rc"
     printf 'node=%s start=%s\n' "${HOSTNAME-}" "$REPLY" >> "$pipen_info"
 fi
@@ -385,6 +393,32 @@ pipen_let_guard() {
     trap - PIPE
 } 2>/dev/null
 """
+# A lock that goes with this shell, so that a job can be told to be running which its scheduler
+# has forgotten. Where such a scheduler starts it again, the second start waits for the end of the
+# first; that of another node may be gone, and its lock with it later than the node.
+# Without flock(1), or on a file system without locks, nothing is told.
+_ALIVE: Final = rf"""
+pipen_alive=
+pipen_hold() {{
+    local pipen_line= pipen_wait=(-w {_FIRST_START})
+    [[ -z $pipen_alive ]] || return
+    {{ exec {{pipen_alive}}>> "$pipen_dir/{ALIVE}"; }} 2>/dev/null || return
+    {{ read -r pipen_line < "$pipen_info"; }} 2>/dev/null
+    [[ "$pipen_line " == *" node=${{HOSTNAME-}} "* ]] && pipen_wait=()
+    flock "${{pipen_wait[@]}}" "$pipen_alive" 2>/dev/null && return
+    exec {{pipen_alive}}>&-
+    pipen_alive=
+}}
+"""
+_HOLD: Final = "    pipen_hold\n"
+_ENDED: Final = """    pipen_line=
+    { read -r pipen_line < "$pipen_dir/job.rc"; } 2>/dev/null
+    if [[ $pipen_line == 0 ]]; then
+        echo "pipen: the first start of this job has come to its end; nothing to do" >&2
+        exit 0
+    fi
+"""
+_WITHOUT_LOCK: Final = "[[ -z $pipen_alive ]] || exec {pipen_alive}>&-; "
 _GO: Final = 'read -r <&"$pipen_go" || exit 143; exec {pipen_go}<&-; '
 _GUARDED: Final = '[[ -z $pipen_caught ]] && pipen_let_guard "$pipen_child"\n'
 _ALL_GUARDED: Final = (
@@ -523,6 +557,9 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@SWEEP@", "" if context.sweep else "[[ -z $pipen_caught ]] && ")
         .replace("@TELL_START@", _TELL_START if context.tell_start else "")
         .replace("@NOTES@", context.end_notes)
+        .replace("@ALIVE@", _ALIVE if context.lock else "")
+        .replace("@HOLD@", _HOLD if context.lock else "")
+        .replace("@ENDED@", _ENDED if context.lock else "")
         .replace("@FINAL_EXIT@", context.final_exit),
         # Without a change PWD stays as it was, links in it included.
         f"[[ . -ef {q(context.cwd)} ]] || cd -- {q(context.cwd)} || exit 1",
@@ -563,7 +600,7 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         .replace("@METERED@", meter.END if spec.measured else "")
         .replace("@WATCHDOG@", watchdog)
         .replace("@GUARD@", _GUARD if context.guard else "")
-        .replace("@GO@", _GO if context.guard else "")
+        .replace("@GO@", (_WITHOUT_LOCK if context.lock else "") + (_GO if context.guard else ""))
         .replace("@GUARDED@", _GUARDED if context.guard else "")
         .replace("@ALL_GUARDED@", _ALL_GUARDED if context.guard else "")
     )

@@ -46,6 +46,7 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
         Shows a line to the user.
     """
 
+    may_forget = True
     jid_expression = '"${PIPEN_JID:-$JOB_ID}"'  # set for arrays
     # 99 and 100 would be taken for "requeue" and "error" (sge_submit(1), EXIT STATUS).
     final_exit = 'if [[ $rc -eq 99 || $rc -eq 100 ]]; then exit 1; fi\n    exit "$rc"'

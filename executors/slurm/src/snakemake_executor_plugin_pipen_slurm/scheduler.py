@@ -51,6 +51,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         Shows a line to the user.
     """
 
+    may_forget = True
     jid_expression = '"${PIPEN_JID:-$SLURM_JOB_ID$PIPEN_SLURM_CLUSTER}"'  # set for arrays
     kills_wrapper_only = True  # unless the site tracks processes by control groups
     # Often enough to hear within ten seconds of a job that was removed while it waited.
