@@ -392,6 +392,34 @@ def test_controller_away(each_site: Site) -> None:
 
 
 @pytest.mark.slow
+def test_controller_killed(site: Site) -> None:
+    """It may come up with an older state and start once more what it takes for lost."""
+    workflow = site.workflow(
+        """
+        rule all:
+            input: expand("{n}.out", n=range(4))
+        rule held:
+            output: "{n}.out"
+            resources: pipen_options="requeue=true"
+            shell:
+                "echo S {wildcards.n} >> effects; echo half > {output}; "
+                "until [ -e go ]; do sleep 0.1; done; echo whole > {output}; "
+                "echo E {wildcards.n} >> effects"
+        """
+    )
+    process = workflow.start()
+    process.wait_for(lambda: len(workflow.lines("effects")) == 4, "the start of all jobs")
+    site.cluster.kill_controller()
+    site.cluster.start_controller()
+    process.wait_for(lambda: site.cluster.run("squeue", "--noheader").stdout, "the controller")
+    workflow.file("go")
+    process.wait(240).ok()
+    assert sorted(workflow.lines("effects")) == sorted(f"{w} {n}" for w in "SE" for n in range(4))
+    assert [workflow.read(f"{n}.out") for n in range(4)] == ["whole\n"] * 4
+    workflow.assert_nothing_runs()
+
+
+@pytest.mark.slow
 def test_controller_away_for_a_minute(site: Site) -> None:
     controller_away(site, 60)
 

@@ -291,6 +291,11 @@ class SlurmCluster:
         controller.start()
         controller.wait_ready(lambda: "is UP" in self.run("scontrol", "ping", check=False).stdout)
 
+    def kill_controller(self) -> None:
+        """Kill slurmctld, which saves nothing more of its state."""
+        self._signal_controller(signal.SIGKILL)
+        self.stop_controller()
+
     def hang_controller(self) -> None:
         """Let slurmctld hang: clients connect and get no answer until `wake_controller`."""
         self._signal_controller(signal.SIGSTOP)

@@ -38,6 +38,7 @@ def wrapper(
     check_inputs: bool = False,
     rerun: bool = False,
     sweep: bool = True,
+    lock: bool = False,
     umask: int = 0o022,
     arguments: tuple[str, ...] = (),
     jid: str = "$$",
@@ -61,6 +62,7 @@ def wrapper(
             check_inputs=check_inputs,
             rerun=rerun,
             sweep=sweep,
+            lock=lock,
             umask=umask,
             kill_grace=0.2,
         ),
@@ -464,6 +466,28 @@ def test_claim_waits_until_it_can_be_written(tmp_path: Path) -> None:
     assert process.wait(30) == 0
     assert (path.parent / "job.stdout").read_text() == "ran\n"
     assert (path.parent / "job.info.token").read_text().startswith(f"jid={process.pid} ")
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_lock_is_held_by_the_wrapper_once_it_can_be_written(tmp_path: Path) -> None:
+    """It is taken with the claim; what the command leaves running does not hold it."""
+    path = wrapper(
+        tmp_path, "sleep 60 & echo $! > left; until [ -e go ]; do sleep 0.02; done\n", lock=True
+    )
+    moved = tmp_path / "away"
+    path.parent.rename(moved)
+    process = start(moved / path.name, tmp_path / "log")
+    wait_for(lambda: children_of(process.pid, "sleep"), "the wrapper's waiting")
+    moved.rename(path.parent)
+    wait_for(lambda: (tmp_path / "left").exists(), "the command")
+    directory = JobDir(str(path.parent))
+    assert directory.is_held()
+    (tmp_path / "go").touch()
+    assert process.wait(30) == 0
+    left = psutil.Process(int((tmp_path / "left").read_text()))
+    assert left.is_running()
+    assert not directory.is_held()
+    left.kill()
     assert (tmp_path / "log").read_text() == ""
 
 
