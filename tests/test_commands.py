@@ -278,7 +278,7 @@ class TestLocal(Commands):
         workflow.run("--pipen-local-history", "no", "good").ok()
         assert not (workflow.job_root / HISTORY).exists()
         pipen_executors(workflow, "status").refused("no run")
-        workflow.run("--pipen-local-history", "maybe").failed().has("'maybe'", "yes, no")
+        workflow.run("--pipen-local-history", "maybe").failed().has("'maybe'", "yes or no")
 
     def test_a_job_taken_up(self, workflow: Workflow) -> None:
         workflow.snakefile(GATED)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipen_executors import requests
+from pipen_executors.exceptions import SchedulerError
 from pipen_executors.job import Job
 from pipen_executors.scheduler import SchedulerPostInit
-from pipen_executors.states import ExitReason
+from pipen_executors.states import ExitReason, Outcome, Presence, Report
 
 from ..conformance.harness import wait_for
 from .failing_files import fail_below
@@ -275,3 +278,72 @@ def test_cancelling_a_job_of_which_nothing_can_be_said(
     reasons = {job.outcome.reason for job in run.wait(2).values() if job.outcome}
     assert reasons == {ExitReason.CANCELLED}
     assert any("was told to end" in message for message in run.messages)
+
+
+# -- one attempt is not another ---------------------------------------------------------------
+
+
+def test_answer_about_an_attempt_that_has_ended_is_not_about_the_next(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit status is still there while the retry is prepared; the job runs twice, not more."""
+    in_flight, prepared = threading.Event(), threading.Event()
+    query = run.scheduler.query_jobs
+
+    async def slow_query(jobs: Sequence[Job]) -> Mapping[Job, Report]:
+        if not in_flight.is_set():
+            in_flight.set()
+            (run.root / "go").touch()
+            while not any("retry 1 of" in message for message in run.messages):
+                await asyncio.sleep(0.01)
+            return {}
+        prepared.set()
+        return await query(jobs)
+
+    monkeypatch.setattr(run.scheduler, "query_jobs", slow_query)
+    monkeypatch.setattr(run, "prepare", lambda job: prepared.wait(1.5))
+    script = "until [ -e go ]; do sleep 0.02; done; echo x >> ran; [ $(wc -l < ran) -gt 1 ]\n"
+    run.submit(run.spec("a", script, error_strategy="retry"))
+    outcome = run.wait(1)["a"].outcome
+    assert outcome is not None
+    assert outcome.ok
+    assert run.scheduler.submissions == [["a"], ["a"]]
+    assert (run.root / "ran").read_text() == "x\nx\n"
+
+
+def test_job_that_cannot_be_removed_from_the_queue_ends_no_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hopeless(jobs: Sequence[Job]) -> Mapping[Job, Report]:
+        outcome = Outcome(ExitReason.UNSCHEDULABLE, detail="BadConstraints")
+        return {job: Report(Presence.PENDING, outcome=outcome) for job in jobs}
+
+    async def refused(jobs: Sequence[Job]) -> None:
+        raise SchedulerError("Access/permission denied")
+
+    monkeypatch.setattr(run.scheduler, "query_jobs", hopeless)
+    kill = run.scheduler.kill_jobs
+    monkeypatch.setattr(run.scheduler, "kill_jobs", refused)
+    (job,) = run.submit(run.spec("a", "sleep 60\n"))
+    wait_for(lambda: any("could not be removed" in m for m in run.messages), "the message")
+    assert not run.broken
+    assert not job.state.is_final
+    monkeypatch.setattr(run.scheduler, "kill_jobs", kill)
+    assert run.wait(1)["a"].outcome is not None
+
+
+def test_files_that_cannot_be_read_while_an_end_is_explained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one job is explained without them; the other as always, and the run goes on."""
+
+    async def explain(jobs: Sequence[Job]) -> dict[Job, Outcome]:
+        if any(job.spec.rule == "stale" for job in jobs):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return {job: Outcome(ExitReason.OUT_OF_MEMORY, 137) for job in jobs}
+
+    monkeypatch.setattr(run.scheduler, "explain_jobs", explain)
+    run.submit(*(run.spec(name, "kill -s KILL $$\n") for name in ("stale", "other")))
+    reasons = {name: job.outcome.reason for name, job in run.wait(2).items() if job.outcome}
+    assert reasons == {"stale": ExitReason.SIGNAL, "other": ExitReason.OUT_OF_MEMORY}
+    assert not run.broken

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,13 +181,20 @@ def test_live_line() -> None:
 
 
 def test_live_counts_each_job_once() -> None:
+    """Also when a job has been let go of, and the next one lies where it was in memory."""
     live = Live(logging.getLogger("nobody"), quiet=True)
-    job: Any = object()
-    live.take(Change(job, Phase.PENDING, {"reason": "Priority"}))
+
+    def change(key: str, phase: Phase, **facts: Any) -> Change:
+        return Change(SimpleNamespace(spec=SimpleNamespace(key=key)), phase, facts)  # type: ignore[arg-type]
+
+    live.take(change("a", Phase.PENDING, reason="Priority"))
     assert live._line() == "Jobs: 1 pending (waiting: Priority)"
-    live.take(Change(job, Phase.RUNNING, {}))
-    live.take(Change(job, Phase.DONE, {}))
+    live.take(change("a", Phase.RUNNING))
+    live.take(change("a", Phase.DONE))
     assert live._line() == "Jobs: 1 done"
+    for number in range(20):
+        live.take(change(f"b{number}", Phase.DONE))
+    assert live._line() == "Jobs: 21 done"
 
 
 def a_story(

@@ -95,7 +95,7 @@ def test_a_state_that_is_not_known_is_taken_for_running() -> None:
 )
 def test_a_job_of_others_with_the_same_id(jid: str, name: str, comment: str, ours: bool) -> None:
     (entry,) = parse.queue(f"{jid}|RUNNING|n1|None|{name}|{comment}\n").values()
-    assert entry.is_of("t0ken", "slurm-a") is ours
+    assert entry.is_of("t0ken", lambda: "slurm-a") is ours
 
 
 def test_a_record_of_others_with_the_same_id() -> None:

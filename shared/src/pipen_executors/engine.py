@@ -19,6 +19,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
@@ -96,6 +97,7 @@ class Engine:
         self._told: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sought: set[Job] = set()
+        self._given_up: set[Job] = set()
         self._forgotten: set[Job] = set()
         self._submitting: dict[Job, list[str]] = {}
         self._untaken: list[str] = []
@@ -305,7 +307,7 @@ class Engine:
         known = [job for job in jobs if job.record is not None]
         for job in jobs:
             if job.displaces:
-                self._spawn(self._displace(job))
+                self._spawn(self._advance(job, partial(self._displace, job)))
         for job in jobs:
             self._jobs[job.spec.key] = job
         for job in known:
@@ -416,7 +418,11 @@ class Engine:
             await self._hear(early)
         self._wake_reconciler.set()
         if late:
-            await persist(self.scheduler.kill_jobs, late, _KILL_PATIENCE, warn=self._warn)
+            try:
+                await persist(self.scheduler.kill_jobs, late, _KILL_PATIENCE, warn=self._warn)
+            except SchedulerError as error:
+                shown = ", ".join(job.jid for job in late)
+                self._warn(f"{len(late)} jobs may still be there ({error}): {shown}")
 
     async def _write(self, job: Job) -> bool:
         """Write the files of a submission; False if that cannot be, and the job has ended."""
@@ -602,8 +608,13 @@ class Engine:
             await persist(self.scheduler.kill_jobs, jobs, _KILL_PATIENCE, warn=self._warn)
         except SchedulerError as error:
             return f"the job of the earlier run could not be ended: {error}"
+        deadline = time.monotonic() + _KILL_PATIENCE
+        pause = 0.2
         while await self._present(jobs):
-            await asyncio.sleep(0.2)
+            if time.monotonic() >= deadline:
+                return f"the job of the earlier run is still there after {_KILL_PATIENCE:g} s"
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 5.0)
         return None
 
     async def _displace(self, job: Job) -> None:
@@ -846,12 +857,15 @@ class Engine:
             warning=True,
         )
         job._jid = None
-        job.started_told = job.settling = False
+        job.started_told = False
         try:
             await asyncio.to_thread(self._client.prepare, job)
         except Exception as error:
             self._end(job, Outcome(ExitReason.SUBMIT_FAILURE, detail=str(error)))
         else:
+            # A late word of the attempt that has ended is not about the next one.
+            job.record = None
+            job.settling = False
             await self._to_queue(job)
 
     async def _tell_started_late(self, job: Job) -> None:
@@ -916,6 +930,7 @@ class Engine:
             jobs = [job for job in self._active() if job.jid and not job.settling]
             if not jobs:
                 continue
+            asked = {job: job.jid for job in jobs}
             try:
                 reports = await self.scheduler.query_jobs(jobs)
             except TransientError as error:
@@ -926,8 +941,8 @@ class Engine:
             gone = []
             for job in jobs:
                 report = reports.get(job)
-                if _has_ended(job):
-                    continue
+                if _has_ended(job) or job.jid != asked[job]:
+                    continue  # of an attempt that has ended meanwhile
                 if report is None or report.presence is Presence.GONE:
                     gone.append(job)
                     continue
@@ -967,23 +982,39 @@ class Engine:
 
     async def _give_up(self, job: Job, outcome: Outcome) -> None:
         """End a job of which the scheduler says that it can never run."""
-        await persist(self.scheduler.kill_jobs, [job], _KILL_PATIENCE, warn=self._warn)
-        self._end(job, outcome)
+        if job in self._given_up:
+            return
+        self._given_up.add(job)
+        jid = job.jid
+        try:
+            await persist(self.scheduler.kill_jobs, [job], _KILL_PATIENCE, warn=self._warn)
+        except SchedulerError as error:
+            self._warn_once(
+                f"Job {jid} can never run ({outcome.detail or outcome.reason.value}) and could not "
+                f"be removed from the queue: {error}"
+            )
+        else:
+            if job.jid == jid:
+                self._end(job, outcome)
+        finally:
+            self._given_up.discard(job)
 
     async def _look_for(self, job: Job) -> None:
         """Settle a job that the scheduler no longer knows."""
         if job in self._sought:
             return
         self._sought.add(job)
+        jid = job.jid
         try:
             if not self.scheduler.fs_shared:
                 await self._fetch(job, outputs=False)
-            await self._advance(job, lambda: self._settle_gone(job))
+            await self._advance(job, lambda: self._settle_gone(job, jid))
         finally:
             self._sought.remove(job)
 
-    async def _settle_gone(self, job: Job) -> None:
-        if _has_ended(job):
+    async def _settle_gone(self, job: Job, jid: str) -> None:
+        """Settle an attempt, by its id, that the scheduler no longer knows."""
+        if _has_ended(job) or not jid or job.jid != jid:
             return
         rc = job.directory.rc()
         claimed_by = job.directory.info(job.token).get("jid") or job.jid
@@ -1051,10 +1082,11 @@ class Engine:
         chunk = self.scheduler.kill_chunk
         why: SchedulerError | None = None
         waiting: list[Job] = []
+        deadline = time.monotonic() + _KILL_PATIENCE
         for start in range(0, len(jobs), chunk):
             some = jobs[start : start + chunk]
             try:
-                await self._kill(some)
+                await self._kill(some, max(1.0, deadline - time.monotonic()))
                 waiting += some
             except SchedulerError as error:
                 why = error  # of some of them, perhaps: all are looked for once
@@ -1110,7 +1142,7 @@ class Engine:
         else:
             self._tasks.add(task)  # it ends with the others
 
-    async def _kill(self, jobs: Sequence[Job]) -> None:
+    async def _kill(self, jobs: Sequence[Job], patience: float) -> None:
         chosen = []
         for job in jobs:
             if await self._hooks.fire("on_job_killing", self.scheduler, job):
@@ -1119,7 +1151,7 @@ class Engine:
         submitted = [job for job in chosen if job.jid]
         if submitted:
             await self._unless_abandoned(
-                persist(self.scheduler.kill_jobs, submitted, _KILL_PATIENCE, warn=self._warn)
+                persist(self.scheduler.kill_jobs, submitted, patience, warn=self._warn)
             )
 
     def _warn_once(self, text: str) -> None:

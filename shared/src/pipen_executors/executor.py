@@ -664,36 +664,45 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             info.external_jobid = handle.jid
 
     def on_ended(self, handles: Sequence[Job]) -> None:
-        """Report results to Snakemake."""
+        """Report results to Snakemake; one that cannot be taken care of is its job's failure."""
+        for handle in handles:
+            try:
+                self._report_end(handle)
+            except Exception as error:
+                info = self._infos[handle.spec.key]
+                why = filesystem.describe(error)
+                self.report_job_error(info, msg=f"{_explain(info, handle)}\n    {why}")
+
+    def _report_end(self, handle: Job) -> None:
+        """Report the result of one job."""
         from .group import unprotect
 
-        for handle in handles:
-            info = self._infos[handle.spec.key]
-            assert handle.outcome is not None
-            engine = _lane(info).engine
-            if not handle.outcome.ok and handle.spec.direct and info.job.is_group():
-                unprotect(info.job)
-            if engine.cancelling and handle.outcome.reason is ExitReason.CANCELLED:
-                self._cancelled.append(info)  # one line for all of them, when the run ends
-            elif handle.outcome.ok and (failure := self._benchmark_failure(info, handle)):
-                self.report_job_error(info, msg=failure)
-            elif handle.outcome.ok and _is_ensured(info):
-                threading.Thread(target=self._check_ensured, args=(info,)).start()
-            elif handle.outcome.ok and self._cache(info.job):
-                threading.Thread(target=self._store_in_cache, args=(info,)).start()
-            elif handle.outcome.ok:
-                self.report_job_success(info)
-            else:
-                if not handle.spec.direct:
-                    _lane(info).specifier.keep_updated(info.job)
-                if info.job.is_group():  # Snakemake leaves the message of a group out
-                    self.logger.error(f"{handle.spec.rule}: {_explain(info, handle)}")
-                logs = [handle.directory.file("job.stderr"), handle.directory.file("job.stdout")]
-                self.report_job_error(
-                    info,
-                    msg=_explain(info, handle),
-                    aux_logs=[path for path in logs if _has_content(path)],
-                )
+        info = self._infos[handle.spec.key]
+        assert handle.outcome is not None
+        engine = _lane(info).engine
+        if not handle.outcome.ok and handle.spec.direct and info.job.is_group():
+            unprotect(info.job)
+        if engine.cancelling and handle.outcome.reason is ExitReason.CANCELLED:
+            self._cancelled.append(info)  # one line for all of them, when the run ends
+        elif handle.outcome.ok and (failure := self._benchmark_failure(info, handle)):
+            self.report_job_error(info, msg=failure)
+        elif handle.outcome.ok and _is_ensured(info):
+            threading.Thread(target=self._check_ensured, args=(info,)).start()
+        elif handle.outcome.ok and self._cache(info.job):
+            threading.Thread(target=self._store_in_cache, args=(info,)).start()
+        elif handle.outcome.ok:
+            self.report_job_success(info)
+        else:
+            if not handle.spec.direct:
+                _lane(info).specifier.keep_updated(info.job)
+            if info.job.is_group():  # Snakemake leaves the message of a group out
+                self.logger.error(f"{handle.spec.rule}: {_explain(info, handle)}")
+            logs = [handle.directory.file("job.stderr"), handle.directory.file("job.stdout")]
+            self.report_job_error(
+                info,
+                msg=_explain(info, handle),
+                aux_logs=[path for path in logs if _has_content(path)],
+            )
 
     def on_halt(self, handle: Job) -> None:
         """End the run with the error of one job (error strategy 'halt').

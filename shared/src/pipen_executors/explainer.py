@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from . import filesystem
 from .exceptions import TransientError
 from .job import Job
 from .scheduler import SchedulerPostInit
@@ -83,13 +84,30 @@ class Explainer:
                 asyncio.get_running_loop().call_later(pause, self._wake.set)
                 pause = min(pause * 1.5, _LONGEST_PAUSE)
 
+    async def _explain_one(
+        self, job: Job
+    ) -> Mapping[Job, Outcome | Tentative | TransientError | None]:
+        try:
+            return await self._scheduler.explain_jobs([job])
+        except TransientError as error:
+            return {job: error}
+        except Exception as error:
+            self._warn_once(
+                f"Why job {job.jid} ended could not be found out: {filesystem.describe(error)}"
+            )
+            return {job: NOTHING}
+
     async def _answer_some(self) -> bool:
         """Ask about all jobs once; tell whether any answer could be given."""
         jobs = list(self._questions)
+        known: dict[Job, Outcome | Tentative | TransientError | None] = {}
         try:
-            known = await self._scheduler.explain_jobs(jobs)
+            known |= await self._scheduler.explain_jobs(jobs)
         except TransientError as error:
-            known = dict.fromkeys(jobs, error)
+            known |= dict.fromkeys(jobs, error)
+        except Exception:  # of one of them, whose files cannot be read: each is asked about alone
+            for job in jobs:
+                known |= await self._explain_one(job)
         for text in {str(a) for a in known.values() if isinstance(a, TransientError)}:
             self._warn_once(f"{text}; asking again")
         now = time.monotonic()

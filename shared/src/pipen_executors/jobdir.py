@@ -330,7 +330,7 @@ def open_jobs(root: str) -> dict[str, tuple[JobDir, Record]]:
 def tail(path: str, lines: int = 10) -> list[str]:
     """Return the last lines of a file, to be shown, of 16 KiB of it at most.
 
-    None if it cannot be read; escape sequences and control characters are left out.
+    No lines if it cannot be read; escape sequences and control characters are left out.
     """
     try:
         with open(path, "rb") as stream:

@@ -64,8 +64,8 @@ class Live:
     def __init__(self, logger: logging.Logger, *, quiet: bool = False) -> None:
         self._logger = logger
         self._quiet = quiet
-        self._phases: dict[int, Phase] = {}
-        self._reasons: dict[int, str] = {}
+        self._phases: dict[str, Phase] = {}
+        self._reasons: dict[str, str] = {}
         self._counts: Counter[Phase] = Counter()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -73,7 +73,7 @@ class Live:
 
     def take(self, change: Change) -> None:
         """Take in a change of a job's state."""
-        which = id(change.job)
+        which = change.job.spec.key
         with self._lock:
             if before := self._phases.get(which):
                 self._counts[before] -= 1

@@ -97,6 +97,8 @@ class JobSpec:
         node has.
     work
         What the job does, as far as its rule says it (:mod:`pipen_executors.work`).
+    movable
+        Words of the command that each process may write in another order.
     volatile
         Texts in script and files that are others in every run, and no part of what the
         job does.
@@ -160,6 +162,7 @@ class JobSpec:
     why_respawned: str = ""
     env: Mapping[str, str | None] = field(default_factory=dict)
     work: str = ""
+    movable: frozenset[str] = frozenset()
     volatile: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -209,14 +212,15 @@ class JobSpec:
         contents = [self.script.encode(errors="surrogateescape")] if self.direct else []
         # As with `env`, what the environment happens to be makes it no other work.
         contents += [self.files[name] for name in files if not name.endswith(".env")]
+        movable = frozenset(word.encode(errors="surrogateescape") for word in self.movable)
         for content in contents:
             if isinstance(content, ScriptFile):
                 digest.update(content.work.encode(errors="surrogateescape") + b"\0")
                 continue
             for text in self.volatile:
                 content = content.replace(text.encode(errors="surrogateescape"), b"")
-            digest.update(words_of(content) + b"\0")
-        for path in self.inputs:
+            digest.update(words_of(content, movable) + b"\0")
+        for path in sorted(self.inputs):
             try:
                 stat = os.stat(os.path.join(self.base, path))
             except OSError:

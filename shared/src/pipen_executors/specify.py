@@ -32,7 +32,7 @@ from .postprocess import postprocess_direct, postprocess_respawned
 from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
 from .spec import JobSpec, Resources
 from .units import parse_gpus, parse_megabytes, parse_minutes, parse_variables
-from .work import places_of, work_of
+from .work import movable_words, places_of, work_of
 
 if TYPE_CHECKING:
     from .executor import PipenExecutor
@@ -212,6 +212,7 @@ class Specifier:
                 self.tell_respawned(why, [spec.rule])
             self._fill_respawned(job, spec)
         spec.work = work_of(job, self._workflow)
+        spec.movable = movable_words(job)
         spec.volatile = self._volatile(job)
         self._scheduler.check(spec)
         return spec

@@ -54,8 +54,8 @@ class ScriptFile(bytes):
             {
                 "language": type(script).__name__,
                 "source": text,
-                "input": list(script.input),
-                "output": list(script.output),
+                "input": _named(script.input),
+                "output": _named(script.output),
                 "log": list(script.log),
                 "params": script.params,
                 "wildcards": script.wildcards,
@@ -87,8 +87,8 @@ def _member(job: Any, workflow: Any, *, alone: bool) -> dict[str, Any]:
     work = {
         "rule": rule.name,
         "code": code,
-        "input": sorted(map(str, job.input)),
-        "output": list(map(str, job.output)),
+        "input": sorted((name or "", str(file)) for name, file in job.input._allitems()),
+        "output": [(name, str(file)) for name, file in job.output._allitems()],
         "log": list(map(str, job.log)),
         "wildcards": job.wildcards_dict or {},
         "software": _software(job, workflow),
@@ -141,12 +141,31 @@ def places_of(job: Any, workflow: Any) -> list[str]:
     return places
 
 
-def words_of(content: bytes) -> bytes:
-    """Return the words of a command in an order of their own.
+def movable_words(job: Any) -> frozenset[str]:
+    """Return the words of a job's command that each process may write in another order.
 
-    A set among the inputs or parameters is written in another order by each process.
+    They come from a set: among the inputs, of which that cannot be told, or as a parameter.
     """
-    return b" ".join(sorted(content.split()))
+    members = list(job.jobs) if job.is_group() else [job]
+    words = {str(file) for member in members for file in member.input}
+    if not job.is_group():
+        for _, value in job.params._allitems():
+            if isinstance(value, (set, frozenset)):
+                words |= {str(item) for item in value}
+    return frozenset(words)
+
+
+def words_of(content: bytes, movable: frozenset[bytes]) -> bytes:
+    """Return the words of a command, those that may stand in any order in one of their own."""
+    words = content.split()
+    ordered = iter(sorted(word for word in words if word in movable))
+    return b" ".join(next(ordered) if word in movable else word for word in words)
+
+
+def _named(files: Any) -> list[tuple[str | None, str]]:
+    """Return files with their names, also those of a plain list."""
+    items = files._allitems() if hasattr(files, "_allitems") else [(None, f) for f in files]
+    return [(name, str(file)) for name, file in items]
 
 
 def _text(value: Any) -> str:

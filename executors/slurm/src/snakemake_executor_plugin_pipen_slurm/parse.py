@@ -10,7 +10,7 @@ import math
 import pwd
 import re
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,7 +123,7 @@ class QueueEntry:
         """Whether the state is one of squeue(1)'s, JOB STATE CODES."""
         return self.state in PRESENCE or self.state in ENDS
 
-    def is_of(self, token: str, name: str, first: str | None = None) -> bool:
+    def is_of(self, token: str, name: Callable[[], str], first: str | None = None) -> bool:
         """Tell whether it is a job's entry, and not that of another one with the same id.
 
         Slurm uses its ids again: in the course of years, or at once when a slurmctld that was
@@ -135,7 +135,7 @@ class QueueEntry:
         token
             Of the job's submission.
         name
-            What the job's name in the queue begins with.
+            Returns what the job's name in the queue begins with; asked for only if need be.
         first
             The token of the first job of its array, which the whole array has; None where
             that is not known.
@@ -145,7 +145,7 @@ class QueueEntry:
             if "_" in self.jid and first is None:
                 return int(count) > 1
             return bool(marked == (first or token))
-        return self.name.startswith(name)
+        return self.name.startswith(name())
 
     @property
     def dead_end(self) -> Outcome | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from xqute.schedulers.slurm_scheduler import SlurmScheduler as XquteSlurmScheduler
@@ -79,7 +80,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
         self._hopeless: set[Job] = set()
         self._warn = warn
         self._unknown_states: set[str] = set()
-        self._holders: dict[str, Job] = {}  # who got an id last, of what was submitted here
+        self._holders: dict[str, str] = {}  # whose token got an id last, of what was submitted here
         self._first_tokens: dict[str, str] = {}
 
     # -- submission --------------------------------------------------------------------
@@ -147,7 +148,7 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
                 answers |= dict.fromkeys(part, error)
             else:
                 answers |= dict(zip(part, jids, strict=True))
-                self._holders |= dict(zip(jids, part, strict=True))
+                self._holders |= {jid: job.token for jid, job in zip(jids, part, strict=True)}
                 self._first_tokens |= dict.fromkeys((job.token for job in part), part[0].token)
                 self._room = min(2 * self._room, _LARGEST_ARRAY)
             rest = rest[len(part) :]
@@ -185,7 +186,9 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
             if (entry := found.get(job.jid)) is not None
             and (
                 job.record is None
-                or entry.is_of(job.token, self._name(job), self._first_tokens.get(job.token))
+                or entry.is_of(
+                    job.token, partial(self._name, job), self._first_tokens.get(job.token)
+                )
             )
         }
 
@@ -194,11 +197,15 @@ class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
 
         So it does with jobs that were submitted in the last seconds before slurmctld was killed.
         """
-        return [job for job in jobs if self._holders.get(job.jid, job) is job]
+        return [
+            job
+            for job in jobs
+            if job.record is None or self._holders.get(job.jid, job.token) == job.token
+        ]
 
     def _name(self, job: Job) -> str:
         """Return what a job's name in the queue begins with."""
-        name = self.options_of(job.spec).get("job-name")
+        name = sbatch_options(job.spec).get("job-name")
         return str(name or queue_name(self.jobname_prefix, job.spec.rule))
 
     def _mind_state(self, entry: parse.QueueEntry) -> None:

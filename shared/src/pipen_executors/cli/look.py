@@ -329,7 +329,7 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where to write it: .html, .csv, .parquet or .json (pipen-report.html).",
+            help="Where to write it: .html, .csv or .parquet (pipen-report.html).",
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All runs, not the latest only.")] = False,

@@ -48,7 +48,8 @@ def cancel(
     left are cancelled through the scheduler, and nobody else's.
     """
     if target is None:
-        runs = [run for run in latest_runs(directory) if run.over is None]
+        # One that has ended may have left jobs: the third Ctrl-C, an error of its own.
+        runs = latest_runs(directory)
         chosen = unfinished(runs)
     else:
         chosen = [job for job in choose(directory, target) if not job.phase.is_final]
