@@ -179,9 +179,11 @@ pipen_insist() {
 }
 @ALIVE@
 # Claim this submission. Creating a file that must not exist is atomic, on NFS too. Whether this
-# shell has created it is known even where nothing can be written into it yet.
+# shell has created it is known even where nothing can be written into it yet. A directory that
+# may not be written at all (access(2)) will not be so later.
 pipen_claim() {
-@HOLD@    { exec {pipen_claimed}> "$pipen_info"; } 2>/dev/null || [[ -e $pipen_info ]]
+@HOLD@    { exec {pipen_claimed}> "$pipen_info"; } 2>/dev/null || [[ -e $pipen_info ]] ||
+        { [[ -d $pipen_dir && ! -w $pipen_dir ]] && pipen_claimed=no; }
 }
 pipen_note_start() {
     printf 'jid=%s node=%s start=%s\n' "$pipen_jid" "${HOSTNAME-}" "$REPLY" >&"$pipen_claimed"
@@ -189,10 +191,11 @@ pipen_note_start() {
 pipen_begin_output() { exec >> "$pipen_dir/job.stdout" 2>> "$pipen_dir/job.stderr" < /dev/null; }
 pipen_claimed=
 set -o noclobber
-pipen_insist pipen_claim || {
+pipen_insist pipen_claim || pipen_claimed=no
+if [[ $pipen_claimed == no ]]; then
     echo "pipen: the job was not started: $pipen_info cannot be written on ${HOSTNAME-}" >&2
     exit 1
-}
+fi
 set +o noclobber
 pipen_now
 if [[ -n $pipen_claimed ]]; then

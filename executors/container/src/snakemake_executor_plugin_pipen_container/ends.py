@@ -25,7 +25,7 @@ fi"""
 """Bash that notes how many processes the kernel has killed in the container for want of
 memory (cgroups(7): ``memory.events`` of version 2, ``memory.oom_control`` of version 1).
 Podman's ``OOMKilled`` tells only of the first process."""
-_GIVEN_UP: Final = "given up by a later run"
+_NOT_STARTED: Final = "pipen: the job was not started"
 
 
 def has_claimed(job: Job) -> bool:
@@ -90,7 +90,7 @@ def of_start(end: Ended, words: str, user: str | None) -> Outcome:
     user
         Who it was in the container, if that was set.
     """
-    if end.rc == 0 and _GIVEN_UP in words:
+    if end.rc == 1 and _NOT_STARTED in words:
         who = user or f"{os.getuid()}:{os.getgid()}"
         words = f"the job directory cannot be written in the container as user {who}"
     return Outcome(ExitReason.LAUNCH_FAILURE, end.rc or None, words or end.error)
