@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipen_executors import shadow
 from pipen_executors.exceptions import UserError
 from pipen_executors.layers import _times
 from pipen_executors.meter import read_usage
@@ -541,6 +542,92 @@ CONFIG: dict[str, Any] = {"template": "{input.size}", "level": 3}
 )
 def test_functions(function: Any, settled: bool) -> None:
     assert is_settled(function, frozenset({"s"})) is settled
+
+
+def test_each_function_of_a_factory_is_reviewed() -> None:
+    def calls(inner: Any) -> Any:
+        return lambda w: inner(w)
+
+    harmless, looks = calls(lambda w: "x"), calls(lambda w: os.path.getsize("x"))
+
+    def both(w: Any) -> Any:
+        return harmless(w), looks(w)
+
+    assert is_settled(calls(harmless))
+    assert not is_settled(both)
+
+
+@pytest.mark.parametrize(
+    ("checksum", "direct"), [("'0' * 32", True), ("lambda w: w.n", True), ("looked_up", False)]
+)
+def test_checksum_that_is_asked_for_when_the_job_has_ended(
+    here: Path, checksum: str, direct: bool
+) -> None:
+    group = Planned(
+        here,
+        f"""
+        def looked_up(wildcards):
+            with open("sums") as file:
+                return file.read()
+        rule a:
+            output: ensure("a.{{n}}", md5={checksum})
+            group: "g"
+            shell: "touch {{output}}"
+        rule b:
+            input: "a.1"
+            output: "b"
+            group: "g"
+            shell: "touch {{output}}"
+        """,
+        "b",
+        "b",
+    )
+    assert group.spec.direct is direct
+
+
+def test_environment_of_members(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a setting or a prescript says of a variable holds, as for a job by itself."""
+    monkeypatch.setenv("CHANGED", "")  # so that it goes when the test ends
+    monkeypatch.delenv("CHANGED")
+    group = Planned(
+        here,
+        """
+        import os
+        os.environ["CHANGED"] = "by the Snakefile"
+        rule a:
+            output: "a"
+            group: "g"
+            shell: "echo $CHANGED > {output}"
+        rule b:
+            input: "a"
+            output: "b"
+            group: "g"
+            shell: "echo $CHANGED > {output}"
+        """,
+        "b",
+        "b",
+    )
+    assert group.spec.env["CHANGED"] == "by the Snakefile"
+    monkeypatch.setenv("CHANGED", "by the prescript")
+    assert group.run().returncode == 0
+    assert (here / "b").read_text() == "by the prescript\n"
+
+
+def test_preview_of_targets_behind_two_hyphens(here: Path) -> None:
+    (here / "Snakefile").write_text("rule a:\n    output: 'a'\n    shell: 'touch a'\n")
+    (job,), unknown = planned_jobs([*EXECUTOR, "--", "a"], "a", wrapped=False)
+    assert (job.spec.rule, unknown) == ("a", [])
+
+
+def test_shallow_shadow_of_a_big_directory(here: Path) -> None:
+    names = {f"{number}{'x' * 200}" for number in range(9000)}
+    (here / "from").mkdir()
+    (here / "to").mkdir()
+    for name in names:
+        (here / "from" / name).touch()
+    script = f"{shadow.FUNCTIONS}\npipen_shadow={here}/to\npipen_link_all"
+    subprocess.run(["bash", "-c", script], cwd=here / "from", check=True)
+    assert set(os.listdir(here / "to")) == names
 
 
 # -- what is asked for -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipen_executors import profiles, settings
 from pipen_executors.exceptions import SettingError, UserError
 from pipen_executors.profiles import Profile, read_profile
 from pipen_executors.settings import Checked, ExecutorSettings, check, table_of
@@ -30,6 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "here")
+    for module in (profiles, settings):
+        monkeypatch.setattr(module, "DIRECTORY_AT_IMPORT", str(tmp_path / "here"))
     return tmp_path / "here"
 
 
@@ -40,6 +43,18 @@ def write(directory: Path, text: str) -> None:
 def value(profile: Profile, key: str) -> tuple[object, str]:
     found = profile.values[key]
     return found.value, found.source
+
+
+def test_found_where_snakemake_was_called(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has changed to ``--directory`` or ``workdir:`` when profiles are read."""
+    write(here, '[big]\nforks = 3\n[big.scheduler_opts]\nsbatch = "bin/sbatch"\n')
+    (here / "bin").mkdir()
+    (here / "bin" / "sbatch").touch()
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    checked = check(SlurmSettings(), "pipen-slurm", read_profile("big", "--profile"))
+    assert checked.forks == 3
+    assert os.path.samefile(checked.command("sbatch"), here / "bin" / "sbatch")
 
 
 def test_later_places_win(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         respawned: dict[tuple[Lane, str], list[str]] = {}
         dag = self.workflow.dag
         for job in dag.needrun_jobs():
-            if job.is_local:
+            # Where the plugin is a local one, all jobs count as local, and it runs them.
+            if job.is_local and not self.workflow.local_exec:
                 continue
             if not job.is_norun and job.rule.name not in seen:
                 seen.add(job.rule.name)
@@ -214,7 +215,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                     respawned.setdefault((lane, why), []).append(job.rule.name)
                 needed.append(lane)
             group = dag.get_job_group(job)
-            if group is not None and not group.is_local:
+            if group is not None and (self.workflow.local_exec or not group.is_local):
                 # Groups of the same jobs of the same rules ask for the same.
                 alike = tuple(sorted(member.rule.name for member in group.jobs))
                 if alike not in seen:

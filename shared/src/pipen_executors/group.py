@@ -29,7 +29,7 @@ from . import meter, shadow
 from .command import Command, NotDirect, capture, why_not_direct
 from .find_bash import INTERPRETER
 from .layers import layers
-from .settled import why_unsettled
+from .settled import why_no_sum_yet, why_unsettled
 from .shadow import why_no_shadow
 from .wrapper import HEEDED
 
@@ -220,7 +220,7 @@ def group_script(
     workflow: Any,
     directory: str,
     seen: Callable[[str], str],
-    changes: Callable[..., Mapping[str, str | None]],
+    changes: Callable[[Mapping[str, str], Sequence[str]], Mapping[str, str | None]],
 ) -> Script:
     """Return the script that runs a group.
 
@@ -235,7 +235,8 @@ def group_script(
     seen
         From a path of the workflow to the path by which the job sees it.
     changes
-        Returns how an environment differs from the one that the node will have.
+        From the environment of a member's command, and the names of what is set for that command
+        alone, to the variables that the member sets: those that the script does not have already.
 
     Raises
     ------
@@ -254,7 +255,10 @@ def group_script(
     for row, temporary in zip(rows, _used_up(group, workflow, rows), strict=True):
         for job in row:
             command = _member(job, workflow, directory, seen, f"job.{number}")
-            if job in ahead and (why := why_unsettled(job, command, made)) is not None:
+            why = why_no_sum_yet(job)
+            if why is None and job in ahead:
+                why = why_unsettled(job, command, made)
+            if why is not None:
                 raise NotDirect(f"rule {job.rule.name} of the group: {why}")
             script, env = f"job.{number}.script", f"job.{number}.env"
             placing, path = command.place(directory, script)

@@ -68,6 +68,9 @@ def planned_jobs(
     arguments = list(arguments)
     if os.path.basename(arguments[0]) == "snakemake":
         del arguments[0]
+    # Behind "--" all words are targets.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    arguments[end:end] = ["--quiet", "progress", "rules", "reason", "host"]
     planned: list[Planned] = []
     unknown: list[UserError] = []
     reached = False
@@ -84,7 +87,7 @@ def planned_jobs(
     meant = os.path.abspath(target)
     with _in_place_of_runs(look), contextlib.redirect_stdout(sys.stderr):
         try:
-            main([*arguments, "--quiet", "progress", "rules", "reason", "host"])
+            main(arguments)
         except SystemExit as end:
             if end.code:
                 raise UserError("Snakemake cannot run this; it says why above.") from None

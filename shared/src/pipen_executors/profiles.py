@@ -7,13 +7,14 @@ The files are read by pipen's own library (python-simpleconf), so that values su
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from .exceptions import SettingError, UserError
+from .settings import DIRECTORY_AT_IMPORT
 
 FILES: Final = ("~/.pipen.toml", "./.pipen.toml")
 ENVIRONMENT: Final = "PIPEN.osenv"
@@ -105,7 +106,9 @@ def _read_sources() -> Iterable[tuple[str, dict[str, dict[str, Any]]]]:
     from simpleconf import ProfileConfig
 
     for place in (*FILES, ENVIRONMENT):
-        config = place if place == ENVIRONMENT else str(Path(place).expanduser())
+        config = place
+        if place != ENVIRONMENT:  # Snakemake may have changed to another directory since
+            config = os.path.join(DIRECTORY_AT_IMPORT, os.path.expanduser(place))
         try:
             with warnings.catch_warnings():
                 # Of variables that begin with PIPEN_ and are nobody's profile.

@@ -109,7 +109,8 @@ class _Review:
         self.allowed = set(attributes) | _METHODS
         self.taken_back: set[str] = set()
         self.attributes: set[str] = set()
-        self._reviewed: set[types.CodeType] = set()
+        # Not their code, which all functions share that one function makes.
+        self._reviewed: set[types.FunctionType] = set()
 
     def passes(self, function: Any) -> bool:
         """Tell whether nothing but what is named harmless is reached for."""
@@ -118,9 +119,9 @@ class _Review:
     def _function(self, function: Any) -> bool:
         if not isinstance(function, types.FunctionType):
             return False
-        if function.__code__ in self._reviewed:
+        if function in self._reviewed:
             return True
-        self._reviewed.add(function.__code__)
+        self._reviewed.add(function)
         defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         try:
             cells = [cell.cell_contents for cell in function.__closure__ or ()]

@@ -248,8 +248,10 @@ class Checked:
 
     def _places(self, name: str) -> list[str]:
         file = re.search(r"(\S+\.toml)$", self.sources.get(name, ""))
-        beside = [os.path.dirname(os.path.expanduser(file[1]))] if file else []
-        return [*beside, DIRECTORY_AT_IMPORT]
+        if file is None:
+            return [DIRECTORY_AT_IMPORT]
+        path = os.path.join(DIRECTORY_AT_IMPORT, os.path.expanduser(file[1]))
+        return [os.path.dirname(path), DIRECTORY_AT_IMPORT]
 
 
 def _where(name: str, prefix: str, sources: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 from snakemake.common import get_function_params
-from snakemake.io import expand, is_callable, multiext
+from snakemake.io import expand, get_flag_value, is_callable, multiext
 from snakemake.ioutils import register_in_globals
 from snakemake.script import script
 from snakemake.shell import shell
@@ -54,6 +54,14 @@ def why_unsettled(job: Any, command: Command, made: Collection[str]) -> str | No
     return _Review(job).why(command, made)
 
 
+def why_no_sum_yet(job: Any) -> str | None:
+    """Return why a checksum that ensure() wants may be another when a job has ended.
+
+    Snakemake asks for it then, so it may come from what the job itself has made.
+    """
+    return _Review(job).why_no_sum()
+
+
 class _Review:
     def __init__(self, job: Any) -> None:
         self._job = job
@@ -86,6 +94,13 @@ class _Review:
         for name in sorted(wanted):
             if not self._resource(name):
                 return f"its resource {name} may depend on files of the group"
+        return None
+
+    def why_no_sum(self) -> str | None:
+        for file in self._job.output:
+            checksum = (get_flag_value(file, "ensure") or {}).get("checksum")
+            if is_callable(checksum) and not self._function(_called(checksum)):
+                return "the checksum that ensure() wants may depend on files of the group"
         return None
 
     def _resource(self, name: str) -> bool:

@@ -18,12 +18,15 @@ pipen_new_shadow() { # the member, directory of all shadow directories
     pipen_shadows[$1]=$pipen_shadow
 }
 pipen_link_all() { # what lies in the working directory
-    local name names=() here
+    local name names=() here first
     here=$(pwd -P)
     shopt -s nullglob dotglob
     for name in *; do names+=("$here/$name"); done
     shopt -u nullglob dotglob
-    ((${#names[@]} == 0)) || ln -s -- "${names[@]}" "$pipen_shadow/"
+    # All at once may be longer than the arguments of a command may be.
+    for ((first = 0; first < ${#names[@]}; first += 200)); do
+        ln -s -- "${names[@]:first:200}" "$pipen_shadow/" || return
+    done
 }
 pipen_move_out() { # in the shadow directory, and where it belongs; and so on
     local target

@@ -143,10 +143,12 @@ class Specifier:
         self._told.update((rule, why) for rule in rules)
         if rules:
             some = ", ".join(rules[:5]) + (f" and {len(rules) - 5} more" if rules[5:] else "")
-            verb = "Rule {} is" if len(rules) == 1 else "Rules {} are"
+            rule, command = "Rule {} is", "its command"
+            if len(rules) > 1:
+                rule, command = "Rules {} are", "their commands"
             self._executor.logger.info(
-                f"{verb.format(some)} run by a second Snakemake, which takes longer than running "
-                f"its command directly: {why}."
+                f"{rule.format(some)} run by a second Snakemake, which takes longer than running "
+                f"{command} directly: {why}."
             )
 
     def check_group(self, group: Any) -> None:
@@ -413,9 +415,19 @@ class Specifier:
 
         try:
             if job.is_group():
-                script = group_script(job, self._workflow, directory, seen, changes)
+                settled = {**spec.env, **declared}
+
+                def of_member(env: Mapping[str, str], own: Sequence[str]) -> dict[str, str | None]:
+                    # All else is set around the script, where a prescript may change it.
+                    return {
+                        name: value
+                        for name, value in changes(env, own).items()
+                        if name not in settled and (name in own or os.environ.get(name) != value)
+                    }
+
+                script = group_script(job, self._workflow, directory, seen, of_member)
                 spec.argv, spec.script, spec.files = SHELL, script.text, script.files
-                spec.env = {**spec.env, **declared}
+                spec.env = {**changes(os.environ), **settled}
             else:
                 places: dict[str, Any] = {}
                 if copied is not None:
