@@ -45,6 +45,8 @@ def job(cwd: str = "/w", **changes: Any) -> JobSpec:
         ("two words", None, None),
         ("--privileged", None, None),
         ("-v/:/host", None, None),
+        ("docker://--help", None, None),
+        ("docker://", None, None),
         ("a\x1b[31mb", None, None),
     ],
 )
@@ -107,6 +109,9 @@ def test_volumes(text: str, mount: Mount) -> None:
         "/no:/x",
         "type=bind,source=/no/such,target=/x",
         "type=bind,source=/usr",
+        "type=tmpfs,target=/x\n",
+        "type=tmpfs,\ntarget=/x",
+        'type=tmpfs,"target=/x',
         "./a:/x",
     ],
 )

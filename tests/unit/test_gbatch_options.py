@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +190,7 @@ def test_resources_of_the_other_plugin() -> None:
     [
         ({}, "/bin/sh", start_with_bash("/s c")[1:]),
         ({"commands": ["-x"]}, "/bin/sh", start_with_bash("-x", "/s c")[1:]),
+        ({"commands": ["-lc"]}, "/bin/sh", start_with_bash("-lc", "bash '/s c'")[1:]),
         ({"entrypoint": "/bin/sh", "commands": ["-c"]}, "/bin/sh", ["-c", "bash '/s c'"]),
         (
             {"entrypoint": "/usr/bin/env", "commands": ["A=1", "{lang}", "{script}"]},
@@ -203,6 +206,16 @@ def test_three_forms_of_commands(
     (runnable,) = runnables_of(request, "/s c")
     assert runnable["container"]["entrypoint"] == entrypoint
     assert runnable["container"]["commands"] == commands
+
+
+@pytest.mark.parametrize("words", [["bash", "-c"], ["bash", "-lc"], ["sh", "-e", "-xc"], ["nice"]])
+def test_commands_of_a_script(words: list[str], tmp_path: Path) -> None:
+    """The wrapper runs, with whatever options of the shell that takes it as one word."""
+    script = tmp_path / "s c"
+    script.write_text("echo ran")
+    (runnable,) = runnables_of(read_options({"commands": words}, str), str(script))
+    command = ["/bin/bash", "-c", runnable["script"]["text"]]
+    assert subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout == "ran\n"
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,10 @@ def image_name(image: str, kind: str) -> str:
     >>> image_name("docker://debian:12", "podman"), image_name("debian:12", "apptainer")
     ('debian:12', 'docker://debian:12')
     """
-    if image.startswith("-"):
+    name = image.removeprefix("docker://")
+    if name.startswith("-"):
         raise ValueError("the name of an image does not begin with a hyphen")
-    if not image or not image.isprintable() or any(map(str.isspace, image)):
+    if not name or not image.isprintable() or any(map(str.isspace, image)):
         raise ValueError("expected the name of an image, such as docker.io/library/debian:12")
     scheme = _SCHEME.match(image)
     is_file = bool(_FILE.search(image)) or image.startswith(("/", "./", "../", "~"))
@@ -56,7 +57,7 @@ def image_name(image: str, kind: str) -> str:
         return image if scheme else f"docker://{image}"
     if is_file or (scheme is not None and scheme[1] != "docker"):
         raise ValueError(f"{kind} takes only names of images in a registry, such as debian:12")
-    return image.removeprefix("docker://")
+    return name
 
 
 class Store(Protocol):

@@ -3,8 +3,9 @@
 Everything is mounted at the path that it has here, so that no command has to change:
 the directory of the workflow, the job directory and TMPDIR to be written to, inputs that
 lie elsewhere to be read, and the directories of outputs that lie elsewhere. Symbolic links
-are followed, so that what they lead to is there as well. A home directory is never mounted
-because of something in it.
+are followed, so that what they lead to is there as well, but for those of outputs and logs
+that a job makes afresh, and never into directories of keys: a job may have made them. A home
+directory is never mounted because of something in it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipen_executors.exceptions import UserError
 from pipen_executors.settings import DIRECTORY_AT_IMPORT
@@ -37,8 +38,13 @@ _SYSTEM: Final = frozenset(
     {"/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", "/var/tmp"}
 )
 _PLACES_OF_HOMES: Final = frozenset({"/home", "/Users", "/export/home", "/var/home"})
-_SECRET: Final = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".docker", ".kube"})
-"""Directories of which only files that are named are mounted."""
+_FILES_OF_HOMES: Final = (".bashrc", ".profile")
+"""By these (and by ``.ssh``) a directory in one of those places is taken for a home."""
+_SECRET: Final = frozenset(
+    {".ssh", ".gnupg", ".aws", ".azure", ".docker", ".kube", ".netrc", ".pgpass"}
+    | {".git-credentials", ".password-store"}
+)
+"""Files and directories of keys: only what is named of them is mounted, no link followed there."""
 _MOST_LINKS: Final = 40
 """Links that the kernel follows in one path (path_resolution(7))."""
 _MOST_ENTRIES: Final = 100_000
@@ -119,7 +125,14 @@ field_list='')
 
 def _parse_field_list(text: str) -> Mount:
     """Read what ``--mount`` takes, which is passed on as it stands."""
-    (words,) = csv.reader([text])
+    try:
+        if text.splitlines() != [text]:
+            raise ValueError("expected type=…,source=…,target=… without line breaks")
+        (words,) = csv.reader([text], strict=True)
+    except csv.Error as error:
+        raise ValueError(
+            f"expected type=…,source=…,target=…, with quotes as in a CSV file ({error})"
+        ) from None
     fields = {name.strip().lower(): value for name, _, value in (w.partition("=") for w in words)}
     found = [fields.get(name, "") for name in ("target", "destination", "dst")]
     target = next(filter(None, found), "")
@@ -177,60 +190,81 @@ class Surroundings:
         UserError
             If an output lies where nothing can be mounted.
         """
-        here = self.writable[0]
+        here, work = self.writable[0], self._places()
+        ours, theirs = self._collect(spec)  # makes sure of where directories are made
         for path in (*spec.products, *spec.outputs, *spec.logs):
             os.makedirs(os.path.dirname(os.path.join(here, path)), exist_ok=True)
         tmpdir = _tmpdir(spec, here)
         if tmpdir:
             with contextlib.suppress(OSError):  # the job says what is wrong with it
                 os.makedirs(tmpdir, exist_ok=True)
-        ours, theirs = self._collect(spec)
         for path in spec.inputs:
             for link in links_in(os.path.join(here, path)):
-                for place, root in hops(link):
-                    if not is_below(place, ours) and not is_below(place, theirs):
-                        theirs.update(_to_read(place, root))
+                for hop in hops(link):
+                    if is_below(hop.place, ours) or is_below(hop.place, theirs):
+                        continue
+                    if is_secret(hop.place):
+                        break
+                    theirs.update(_to_read(hop.place, hop.root(work)))
         theirs = {path for path in theirs if not is_below(path, ours)}
         written = [path for path in ours if os.path.exists(path)]
         if tmpdir and os.path.isdir(tmpdir) and not is_private(tmpdir):
-            written += [place for place, _ in hops(tmpdir)]
+            places = [hop.place for hop in hops(tmpdir)]
+            if not any(is_private(place) or _is_stray(place, tmpdir) for place in places):
+                written += places
         chosen = {path: Mount(path, path, False) for path in _gathered(_outermost(theirs))}
         chosen |= {path: Mount(path, path) for path in _outermost(written)}
         chosen |= {volume.target: volume for volume in self.volumes}
         return [chosen[target] for target in sorted(chosen)]
 
+    def _places(self) -> list[str]:
+        """Return the directories of the workflow, and what they are links to."""
+        return [hop.place for path in self.writable for hop in hops(path)]
+
     def _collect(self, spec: JobSpec) -> tuple[set[str], set[str]]:
         """Return what a job may write and what it may read, links in directories left out."""
-        here, rule = self.writable[0], spec.rule
+        here, rule, work = self.writable[0], spec.rule, self._places()
         as_they_are = [volume for volume in self.volumes if volume.source == volume.target]
         ours = {volume.target for volume in as_they_are if volume.writable}
         theirs = {volume.target for volume in as_they_are if not volume.writable}
+
+        def new(path: str, does: str, *known: Iterable[str]) -> Iterator[Hop]:
+            """Yield the hops to what is not known yet; refuse a link into a secret place."""
+            for hop in hops(path):
+                if any(is_below(hop.place, places) for places in known):
+                    continue
+                if _is_stray(hop.place, path):
+                    raise _secret(hop.place, does, rule)
+                yield hop
+
         shadow = [os.path.join(here, spec.shadow_dir)] if spec.shadow_dir else []
         for path in (*self.writable, *shadow):
-            for place, root in hops(path):
-                if is_below(place, ours):
-                    continue
-                if is_private(place):
-                    raise _too_much(place, f"writes the directory {path}", rule)
-                ours.add(root if root and may_be_seen(root) else place)
+            does = f"writes the directory {path}"
+            for hop in new(path, does, ours):
+                if is_private(hop.place):
+                    raise _too_much(hop.place, does, rule)
+                root = hop.root(work)
+                ours.add(root if root and may_be_seen(root) else hop.place)
         for path in (*spec.products, *spec.outputs, *spec.logs):
-            file = os.path.join(here, path)
-            for place, root in hops(os.path.dirname(file)):
-                if not is_below(place, ours):
-                    ours.add(_to_write(place, root, path, rule))
-            if os.path.islink(file):  # what is updated in place
-                for place, _ in hops(file):
-                    if not is_below(place, ours):
-                        above = os.path.dirname(place)
-                        ours.add(above if may_be_seen(above) else place)
+            for hop in new(os.path.dirname(os.path.join(here, path)), f"writes {path}", ours):
+                ours.add(_to_write(hop.place, hop.root(work), path, rule))
+        # Other outputs are removed first, and their links with them. Those of logs stay, and a
+        # job that failed may have made them.
+        for path in spec.kept:
+            file, does = os.path.join(here, path), f"updates {path}"
+            for hop in new(file, does, ours) if os.path.islink(file) else ():
+                above = os.path.dirname(hop.place)
+                if is_private(above):
+                    raise _too_much(above, does, rule)
+                ours.add(above if may_be_seen(above) else hop.place)
         theirs.update(self.readable)
         for path in spec.inputs:
-            for place, root in hops(os.path.join(here, path)):
-                if not is_below(place, ours) and not is_below(place, theirs):
-                    is_mounted = os.path.isdir(place) and not is_of_system(place)
-                    if is_mounted and is_private(place):
-                        raise _too_much(place, f"reads {path}", rule)
-                    theirs.update(_to_read(place, root))
+            does = f"reads {path}"
+            for hop in new(os.path.join(here, path), does, ours, theirs):
+                is_mounted = os.path.isdir(hop.place) and not is_of_system(hop.place)
+                if is_mounted and is_private(hop.place):
+                    raise _too_much(hop.place, does, rule)
+                theirs.update(_to_read(hop.place, hop.root(work)))
         return ours, theirs
 
 
@@ -245,15 +279,17 @@ def is_of_system(path: str) -> bool:
 
 
 def is_private(path: str) -> bool:
-    """Tell whether a directory is somebody's home, or holds homes.
+    """Tell whether a directory is somebody's home, or holds the user's.
 
-    What holds keys for ssh is taken for one, wherever it lies.
+    What holds keys for ssh is taken for one, wherever it lies. Of what lies in ``/home`` and
+    the like it is what has one of :data:`_FILES_OF_HOMES`, or belongs to an account of that
+    name (passwd(5)); the rest may be projects.
     """
     homes = _homes(os.path.expanduser("~"))
     return (
         path in homes
         or any(is_below(home, [path]) for home in homes)
-        or os.path.dirname(path) in _PLACES_OF_HOMES
+        or (os.path.dirname(path) in _PLACES_OF_HOMES and _looks_like_home(path))
         or os.path.isdir(f"{path}/.ssh")
     )
 
@@ -267,29 +303,72 @@ def _homes(own: str) -> set[str]:
     return {home for home in homes if home.startswith("/") and home != "/"}
 
 
-def may_be_seen(directory: str) -> bool:
-    """Tell whether a directory may be mounted because of one file in it."""
-    return not (
-        is_of_system(directory)
-        or is_private(directory)
-        or not _SECRET.isdisjoint(directory.split("/"))
+def _looks_like_home(path: str) -> bool:
+    return _is_of_account(path) or any(
+        os.path.lexists(f"{path}/{name}") for name in _FILES_OF_HOMES
     )
 
 
-def hops(path: str) -> Iterator[tuple[str, str]]:
+@functools.cache
+def _is_of_account(path: str) -> bool:
+    try:
+        return os.path.normpath(pwd.getpwnam(os.path.basename(path)).pw_dir) == path
+    except (KeyError, ValueError):
+        return False
+
+
+def is_secret(path: str) -> bool:
+    """Tell whether keys or passwords are kept where a path lies."""
+    return not _SECRET.isdisjoint(path.split("/"))
+
+
+def _is_stray(place: str, path: str) -> bool:
+    """Tell whether links of a path lead to a secret place that the path does not name."""
+    return is_secret(place) and not is_secret(path)
+
+
+def may_be_seen(directory: str) -> bool:
+    """Tell whether a directory may be mounted because of one file in it."""
+    return not (is_of_system(directory) or is_private(directory) or is_secret(directory))
+
+
+class Hop(NamedTuple):
+    """Where a path leads after one of its links.
+
+    Parameters
+    ----------
+    place
+        The path, with that link resolved.
+    link, target
+        The link and what it leads to by itself; empty before the first link.
+    """
+
+    place: str
+    link: str = ""
+    target: str = ""
+
+    def root(self, work: Iterable[str]) -> str:
+        """Return the target of a link in the directories of a workflow; empty for others.
+
+        Others are those of an administrator, who may keep all users' files behind one.
+        """
+        return self.target if self.link and is_below(self.link, work) else ""
+
+
+def hops(path: str) -> Iterator[Hop]:
     """Follow a path through symbolic links as the kernel does (path_resolution(7)).
 
     Yields
     ------
-    tuple of str
-        The path, and after each link the path that it leads to; each with the target of the
-        link by itself, which is empty for the first. Loops end.
+    Hop
+        The path, and after each link the path that it leads to. Loops end.
     """
-    here, rest, root = "/", path.split("/"), ""
+    here, rest, link, target = "/", path.split("/"), "", ""
     links, is_new = 0, True
     while True:
         if is_new and ".." not in rest:
-            yield os.path.join(here, *(part for part in rest if part not in ("", "."))), root
+            left = (part for part in rest if part not in ("", "."))
+            yield Hop(os.path.join(here, *left), link, target)
             is_new = False
         if not rest:
             return
@@ -304,10 +383,10 @@ def hops(path: str) -> Iterator[tuple[str, str]]:
             links, is_new = links + 1, True
             if links > _MOST_LINKS:
                 return
-            target = os.readlink(step)
-            root = os.path.normpath(os.path.join(here, target))
-            rest = [*target.split("/"), *rest]
-            here = "/" if target.startswith("/") else here
+            text = os.readlink(step)
+            link, target = step, os.path.normpath(os.path.join(here, text))
+            rest = [*text.split("/"), *rest]
+            here = "/" if text.startswith("/") else here
 
 
 def links_in(directory: str) -> Sequence[str]:
@@ -329,6 +408,8 @@ def _look_for_links(directory: str) -> Iterator[str]:
     while left:
         place = left.pop()
         if place in seen or is_of_system(place) or is_private(place):
+            continue
+        if _is_stray(place, directory):
             continue
         seen.add(place)
         try:
@@ -374,7 +455,7 @@ def _to_read(place: str, root: str) -> Iterator[str]:
     Parameters
     ----------
     place, root
-        One of the :func:`hops`.
+        Of one of the :func:`hops`.
     """
     if is_below(place, _OWN) or not os.path.lexists(place):
         return
@@ -418,6 +499,14 @@ def _too_much(directory: str, does: str, rule: str) -> UserError:
     )
 
 
+def _secret(place: str, does: str, rule: str) -> UserError:
+    return UserError(
+        f"Rule {rule} {does}, from where a symbolic link leads to {place}; links to places of "
+        "keys and passwords are not followed. Remove the link, or have that mounted on purpose "
+        f"(setting volumes: {place})."
+    )
+
+
 def _tmpdir(spec: JobSpec, here: str) -> str:
     """Return the directory for temporary files of a job; empty if only the job knows it."""
     asked = str(spec.resources.extra.get("tmpdir") or tempfile.gettempdir())
@@ -435,9 +524,14 @@ def directories_of(workflow: Any) -> list[str]:
     cache = workflow.sourcecache
     found = [os.path.abspath(file) for file in files if "://" not in file]
     found += [str(cache.cache_path), str(cache.runtime_cache_path)]
+    work = [hop.place for path in (os.getcwd(), workflow.workdir_init) for hop in hops(str(path))]
     return list(
         dict.fromkeys(
-            path for file in found for place, root in hops(file) for path in _to_read(place, root)
+            path
+            for file in found
+            for hop in hops(file)
+            if not _is_stray(hop.place, file)
+            for path in _to_read(hop.place, hop.root(work))
         )
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
 from typing import Final
 
 from pipen_executors.exceptions import SettingError
@@ -58,7 +60,8 @@ def _container(command: Command, template: Table, script: str) -> Table:
     entrypoint = container.get("entrypoint") or command.entrypoint
     words = list(container.get("commands") or command.commands)
     if not entrypoint:
-        entrypoint, *words = start_with_bash(*words, script)
+        last = shlex.join([IMAGE_SHELL, script]) if _ends_in_c(words) else script
+        entrypoint, *words = start_with_bash(*words, last)
     elif any("{script}" in word for word in words):
         words = [word.replace("{lang}", IMAGE_SHELL).replace("{script}", script) for word in words]
     else:
@@ -76,6 +79,14 @@ def _script_text(command: Command, script: str) -> str:
             else shlex.quote(word)
             for word in words
         )
-    if words and words[-1] == "-c":  # a shell's, which takes one word (bash(1), -c)
+    if _ends_in_c(words):
         return shlex.join([*words, shlex.join([SHELL, script])])
     return shlex.join([*words, SHELL, script])
+
+
+def _ends_in_c(words: Sequence[str]) -> bool:
+    """Tell whether words end in a shell's ``-c``, which takes one word (bash(1), OPTIONS).
+
+    It may come with other options, as in ``-lc``.
+    """
+    return bool(words) and re.fullmatch(r"-[a-zA-Z]*c", words[-1]) is not None
