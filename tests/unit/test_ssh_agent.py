@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,23 +17,24 @@ from snakemake_executor_plugin_pipen_ssh.agent import frame, script
 
 from ..conformance.harness import wait_for
 
-NAMES = ["a b", "new\nline", "$(touch pwned)", "'q' \"d\"", "-x", "*", "é", "\udcff"]
+NAMES = ["-", "a b", "new\nline", "$(touch pwned)", "'q' \"d\"", "-x", "*", "é", "\udcff"]
 
 
 class Agent:
     """An agent, asked by hand."""
 
-    def __init__(self, tree: Path) -> None:
+    def __init__(self, tree: Path, token: str = "run1") -> None:
         self.process = subprocess.Popen(
-            ["/bin/bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
+            ["/bin/bash", "-p"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
         )
         self.count = 0
         self.events: list[str] = []
         assert self.process.stdin is not None
         self.process.stdin.write(script("tree.sh") + script("agent.sh"))
+        self.process.stdin.flush()
         while not self.line().startswith("pipen-agent "):
             pass
-        self.hello = self.ask("hello", "bell", tree, "events", "")
+        self.hello = self.ask("hello", "bell", tree, "events", "", token)
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -54,6 +57,11 @@ class Agent:
                 assert number == str(self.count)
                 return answer
 
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(10) == 0
+
     def next_event(self) -> str:
         while not self.events:
             kind, _, text = self.line().partition(" ")
@@ -71,9 +79,7 @@ def tree(tmp_path: Path) -> Path:
 def agent(tree: Path) -> Iterator[Agent]:
     agent = Agent(tree)
     yield agent
-    assert agent.process.stdin is not None
-    agent.process.stdin.close()
-    assert agent.process.wait(10) == 0
+    agent.end()
 
 
 def test_hello(agent: Agent, tree: Path) -> None:
@@ -85,16 +91,60 @@ def test_hello(agent: Agent, tree: Path) -> None:
     assert hello.oom_kills >= 0
     assert abs(hello.time - time.time_ns()) < 60 * 10**9
     assert hello.tree == str(tree)
-    assert hello.stock == (tree / ".pipen-tree").read_text().strip()
+    assert hello.stock == (tree / ".pipen-tree.run1").read_text().strip()
     assert (tree / "events").stat().st_mode & 0o777 == 0o700
+
+
+def test_name_of_a_tree_is_of_one_run(agent: Agent, tree: Path, tmp_path: Path) -> None:
+    """Machines with one tree agree; one that is cloned between runs does not get the other's."""
+
+    def stock(tree: Path, token: str) -> str:
+        other = Agent(tree, token)
+        other.end()
+        return answers.hello(other.hello.removeprefix("ok ")).stock
+
+    first = stock(tree, "run1")
+    assert answers.hello(agent.hello.removeprefix("ok ")).stock == first
+    (tree / ".pipen-tree").write_text("of an earlier release\n")
+    for name in (".pipen-tree", ".pipen-tree.run1"):
+        os.utime(tree / name, (0, 0))
+    clone = tmp_path / "clone"
+    shutil.copytree(tree, clone, ignore=shutil.ignore_patterns("events"))
+    clone.chmod(0o700)
+    assert len({first, stock(tree, "run2"), stock(clone, "run2")}) == 3
+    assert [path.name for path in tree.glob(".pipen-tree*")] == [".pipen-tree.run2"]
+
+
+@pytest.mark.skipif(shutil.which("setfacl") is None, reason="there is no setfacl")
+def test_parent_with_a_default_acl(tmp_path: Path) -> None:
+    if subprocess.run(["setfacl", "-d", "-m", "u::rwx,g::rwx,o::rx", tmp_path]).returncode:
+        pytest.skip("no ACLs here")
+    agent = Agent(tmp_path / "tree")
+    agent.end()
+    assert agent.hello.startswith("ok ")
+
+
+def test_digest_of_a_directory_whatever_its_name(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever the login exports for cd and for bash."""
+    tree.mkdir(mode=0o700)
+    for name in ("res", "-", "-P"):
+        (tree / name).mkdir()
+        (tree / name / "file").touch()
+        os.utime(tree / name / "file", (1, 1))
+    monkeypatch.setenv("CDPATH", f"{tree}:/")
+    monkeypatch.setenv("OLDPWD", "/")
+    agent = Agent(tree)
+    _, _, text = agent.ask("stat", 4, "res", "-", "-P", tree / "res").partition(" ")
+    agent.end()
+    assert re.fullmatch(r"(d:[0-9a-f]{64})( \1){3}", text)
 
 
 def test_tree_that_cannot_be_made() -> None:
     agent = Agent(Path("/proc/no/tree"))
     assert agent.hello.startswith("error mkdir: ")
-    assert agent.process.stdin is not None
-    agent.process.stdin.close()
-    agent.process.wait(10)
+    agent.end()
 
 
 def test_job_from_start_to_end(agent: Agent, tree: Path) -> None:
@@ -155,7 +205,7 @@ def test_names_are_data(agent: Agent, tree: Path) -> None:
     assert [one[0] for one in there if isinstance(one, tuple)] == [
         len(os.fsencode(n)) for n in NAMES
     ]
-    assert there[0] == (3, 1_600_000_000_123_456_789)
+    assert there[1] == (3, 1_600_000_000_123_456_789)
     assert missing is None
 
 

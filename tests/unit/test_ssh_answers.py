@@ -101,7 +101,7 @@ def test_session_with_a_malformed_line_is_over(sent: str, tmp_path: Path) -> Non
         await asyncio.wait_for(agent.listen(), 60)
         with pytest.raises(TransientError, match="big1: it sent "):
             await ask
-        assert agent.nonsense is not None
+        assert agent.failure is not None
         session.close()
         await session.wait_closed()
 

@@ -145,6 +145,37 @@ def test_transfer_that_is_broken_off_here_costs_the_session(here: Path, tree: Pa
     assert sorted(os.listdir(here)) == ["file", "large"]
 
 
+@pytest.mark.parametrize("name", ["a b", "a,b&\\1\nc", "é", "\udcff", "-x"])
+def test_links_that_are_asked_for(here: Path, tree: Path, tmp_path: Path, name: str) -> None:
+    """They come as what they point at, and do not change what comes of a directory."""
+    d = tree / "d"
+    d.mkdir()
+    (d / "v1").write_text("of d")
+    (d / "latest").symlink_to("v1")
+    (d / "loop").symlink_to(".")
+    (d / "again").symlink_to(".")
+    target = tmp_path / f"of,{name}"
+    target.write_text("target")
+    (tree / "sub").mkdir()
+    (tree / "sub" / name).symlink_to(target)
+    (tree / "other").symlink_to(target)
+    (tree / "to d").symlink_to("d")
+    (tree / "to v1").symlink_to("d/latest")
+    names = ["d", f"sub/{name}", "other", "to d", "to v1"]
+
+    async def work(carriers: Carriers) -> None:
+        await receive(carriers, Arrival({one: f"{here}/{one}" for one in names}))
+
+    carried(tree, work)
+    for one in ("d", "to d"):
+        links = {p.name: str(p.readlink()) for p in (here / one).iterdir() if p.is_symlink()}
+        assert links == {"latest": "v1", "loop": ".", "again": "."}
+        assert not (here / one).is_symlink()
+    found = {one: (here / one) for one in (f"sub/{name}", "other", "to v1")}
+    assert [path.read_text() for path in found.values()] == ["target", "target", "of d"]
+    assert not any(path.is_symlink() for path in found.values())
+
+
 def test_session_that_ends_is_a_lost_connection(here: Path, tree: Path) -> None:
     async def work(carriers: Carriers) -> None:
         async with carriers.one() as carrier:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipen_executors.exceptions import SchedulerError, TransientError
+from snakemake_executor_plugin_pipen_ssh import client
 from snakemake_executor_plugin_pipen_ssh.client import (
     OVERRIDDEN,
     QUESTION,
@@ -103,8 +105,12 @@ def test_what_the_user_says_counts(tmp_path: Path) -> None:
     assert (found["user"], found["port"]) == (["you"], ["22"])
     assert found["identityfile"] == [f"{tmp_path}/a key %%h"]
     assert found["identitiesonly"] == ["yes"]
+    assert found["connecttimeout"] == ["15"]
     _, found = settings(config, Server("other", "other"))
     assert found["serveraliveinterval"] == ["5"], "a silent machine is noticed"
+
+
+OURS = {"ConnectTimeout", "ServerAliveInterval", "ServerAliveCountMax"}
 
 
 def test_page_names_what_does_not_count() -> None:
@@ -114,7 +120,7 @@ def test_page_names_what_does_not_count() -> None:
         for line in text.splitlines()[2:]
         for k in re.findall("`([A-Z][A-Za-z0-9]+)`", line.split("|")[1] if "|" in line else "")
     }
-    assert named == {*OVERRIDDEN, *SHARING, "ServerAliveInterval", "ServerAliveCountMax"}
+    assert named == {*OVERRIDDEN, *SHARING, *OURS}
 
 
 UNKNOWN_KEY = "No ED25519 host key is known for 10.0.0.1 and you have requested strict checking.\n"
@@ -174,6 +180,36 @@ def test_place_of_the_shared_connection(tmp_path: Path, monkeypatch: pytest.Monk
         assert Path(control_path()).parent != path.parent
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("long" * 20)))
         assert Path(control_path()).parent.parent != tmp_path
+    finally:
+        shutil.rmtree(short)
+
+
+@pytest.mark.parametrize(("seconds", "option"), [(0.2, "1"), (15.0, "15"), (15.1, "16")])
+def test_login_has_an_end_without_snakemake(seconds: float, option: str) -> None:
+    words = arguments(Server("big1", "big1"), Access(None, seconds, 300))
+    assert f"ConnectTimeout={option}" in words
+
+
+def test_control_sockets_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with the same process id elsewhere has another name; what nobody listens at goes."""
+    short = Path("/tmp") / f"pp-{os.getpid()}"
+    short.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    try:
+        first = Path(control_path())
+        directory = first.parent
+        dead, alive, foreign = (
+            str(directory / name) for name in (f"{first.name[:-8]}00000000", first.name, "foreign")
+        )
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(alive)
+            listening.listen()
+            for path in (dead, foreign):
+                with socket.socket(socket.AF_UNIX) as one:
+                    one.bind(path)
+            client._clean.cache_clear()
+            assert control_path() != str(first)
+            assert sorted(os.listdir(directory)) == sorted([first.name, "foreign"])
     finally:
         shutil.rmtree(short)
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from snakemake_executor_plugin_pipen_ssh import answers
+from snakemake_executor_plugin_pipen_ssh.answers import Nonsense
 from snakemake_executor_plugin_pipen_ssh.client import Access
 from snakemake_executor_plugin_pipen_ssh.host import Host
 from snakemake_executor_plugin_pipen_ssh.servers import Server
@@ -71,7 +72,8 @@ def test_session_that_is_sound(there: Path) -> None:
         await host.open()
         assert host.tree == f"{there}/tree"
         assert await how_many_kills(host) >= 0
-        assert host.stock is host._stocks.named((there / "tree/.pipen-tree").read_text().strip())
+        name = f".pipen-tree.{host._stocks.token}"
+        assert host.stock is host._stocks.named((there / "tree" / name).read_text().strip())
 
     become(there, "echo 'You have new mail.'; echo what the login says >&2; exec /bin/bash")
     assert tell(there, work) == []
@@ -98,6 +100,53 @@ def test_nonsense_ends_a_session_and_after_three_the_machine(there: Path) -> Non
         "big1 is reachable again.",
         f"{wrong}; it is set aside for this run, after 3 sessions like that.",
     ]
+
+
+def test_silence_does_not_count(there: Path) -> None:
+    """A network that says nothing is no machine that lies."""
+
+    async def work(host: Host) -> None:
+        for _ in range(4):
+            await (host.come_back() if host._task else host.open())
+            agent = host._agent
+            with pytest.raises(TransientError, match="big1: no answer to 'query'"):
+                await host.ask("query", 0, read=str, patience=0.1)
+            while host._agent is agent:
+                await asyncio.sleep(0.02)
+        await host.come_back()
+        assert not host.is_lost
+
+    become(there, "/bin/bash | sed -u '/^= 2 ok/d'")
+    silent = "big1 is silent: no answer to 'query' within 0.1 s; its jobs go on, connecting again."
+    assert tell(there, work) == [silent, "big1 is reachable again."] * 4
+
+
+def test_what_an_earlier_connection_sent_is_not_held_against_a_later_one(there: Path) -> None:
+    async def work(host: Host) -> None:
+        await host.open()
+        agent, carriers = host._agent, host.carriers
+        assert agent is not None
+        host.distrust(Nonsense("it sent 'x'"), carriers)
+        while host._agent is agent:
+            await asyncio.sleep(0.02)
+        await host.come_back()
+        later = host._agent
+        host.distrust(Nonsense("it sent 'y'"), carriers)
+        host.distrust(Nonsense("it sent 'y'"), agent)
+        assert await how_many_kills(host) >= 0
+        assert host._agent is later
+
+    assert len(tell(there, work)) == 2
+
+
+def test_startup_file_of_the_environment_is_not_read(there: Path) -> None:
+    async def work(host: Host) -> None:
+        await host.open()
+        assert await how_many_kills(host) >= 0
+
+    (there / "env").write_text("exit 3\n")
+    become(there, f'BASH_ENV={there}/env exec /bin/sh -c "${{!#}}"')
+    assert tell(there, work) == []
 
 
 def test_nonsense_that_only_the_reader_sees(there: Path) -> None:

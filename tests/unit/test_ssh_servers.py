@@ -43,6 +43,8 @@ def test_servers_of_a_profile() -> None:
     expected = [Server("a", "a", slots=2), Server("b", "10.0.0.1", 22, "me")]
     assert parse_servers(table) == expected
     assert parse_servers(["a,slots=2", {"name": "b", "host": "me@10.0.0.1:22"}]) == expected
+    nothing = {"host": None, "user": None, "port": None, "groups": None, "tmpdir": None}
+    assert parse_servers({"a": nothing}) == [Server("a", "a")]
     assert parse_servers("a b") == [Server("a", "a"), Server("b", "b")]
 
 
@@ -57,6 +59,16 @@ def test_servers_of_a_profile() -> None:
         (["a,slots"], "has no '='"),
         (["a,slots=0"], "slots of a is '0': expected a whole number, 1 or more"),
         (["a,colour=red"], "unknown key 'colour'"),
+        ({"a": 16}, r"a is 16: expected a table such as \{ slots = 16 \}"),
+        ({"a": "slots=4"}, "a is 'slots=4': expected a table such as"),
+        ({"a": None}, "a is None: expected a table such as"),
+        ({"a": {"groups": 5}}, "groups of a is 5: expected names"),
+        ({"a": {"groups": [5]}}, "expected names"),
+        ({"a": {"user": ["x"]}}, r"user of a is \['x'\]: expected text"),
+        ({5: {"slots": 0}}, "slots of 5 is 0"),
+        (5, "5 names no servers"),
+        (None, "None names no servers"),
+        ([None], "None is no server"),
         (["a,workdir=x"], "expected a path that begins with / or ~/"),
     ],
 )

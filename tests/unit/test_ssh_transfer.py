@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import io
 import tarfile
@@ -89,7 +90,7 @@ D = ("a", DIR, "")
         [D, ("a/x", FILE, "x"), ("a/x", FILE, "y")],
         [("a", HARD, "other")],
         [("a", HARD, "a")],
-        [D, ("a/l", LINK, "../in"), ("a/h", HARD, "a/l")],
+        [D, ("a/s", DIR, ""), ("a/s/l", LINK, "../x"), ("a/h", HARD, "a/s/l")],
         [D, ("a/l", LINK, "../in"), ("a/h", HARD, "a/l/secret")],
     ],
 )
@@ -117,6 +118,7 @@ def test_links_that_are_taken(tmp_path: Path) -> None:
             ("a/in", LINK, "../in/file"),
             ("a/abs", LINK, "/tree/in/file"),
             ("a/hard", HARD, "a/x"),
+            ("a/same", HARD, "a/in"),
         ),
         {"a": tmp_path / "a"},
         known=[str(tmp_path / "in")],
@@ -131,9 +133,25 @@ def test_links_that_are_taken(tmp_path: Path) -> None:
         "nothing": "s/none",
         "in": "../in/file",
         "abs": "../in/file",
+        "same": "../in/file",
     }
     assert (there / "s" / "up").read_text() == "x"
     assert (there / "hard").samefile(there / "x")
+
+
+def test_hard_links_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or on one that has none: there are copies, with mode and time."""
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", link)
+    content = archive(("a", FILE, "x"), ("b", HARD, "a"), ("c", HARD, "b"), mtime="1600000000.5")
+    unpack(content, {name: tmp_path / name for name in "abc"}).settle()
+    for name in "abc":
+        found = (tmp_path / name).stat()
+        assert (tmp_path / name).read_text() == "x"
+        assert (found.st_mode & 0o777, found.st_mtime) == (0o750, 1600000000.5)
 
 
 @pytest.mark.parametrize(("mode", "kept"), [(0o4777, 0o775), (0o2755, 0o755), (0o1444, 0o444)])

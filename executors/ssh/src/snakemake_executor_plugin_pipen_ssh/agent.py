@@ -13,14 +13,14 @@ from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.plain_text import plain_line
 
 from . import answers
-from .answers import Answer, Event, Nonsense
+from .answers import Answer, Event, Nonsense, Silence
 from .client import Session
 
 _GREETING: Final = b"pipen-agent "
 _ENCODING: Final = "utf-8"
 _ERRORS: Final = "surrogateescape"
 PATIENCE: Final = 180.0
-"""Seconds after which a machine that leaves a request without an answer is not to be trusted."""
+"""Seconds after which a machine that leaves a request without an answer is connected to again."""
 
 
 class NoShellError(Exception):
@@ -86,8 +86,8 @@ class Agent:
 
     Attributes
     ----------
-    nonsense
-        What was wrong with what it sent, if anything was.
+    failure
+        What was wrong with what it sent, or that it sent nothing, if anything was.
     """
 
     def __init__(self, session: Session, name: str, on_event: Callable[[str], None]) -> None:
@@ -96,7 +96,7 @@ class Agent:
         self._on_event = on_event
         self._ids = itertools.count(1)
         self._asked: dict[str, asyncio.Future[str]] = {}
-        self.nonsense: Nonsense | None = None
+        self.failure: Nonsense | Silence | None = None
 
     async def greet(self) -> None:
         """Wait until it runs, see :func:`greet`."""
@@ -111,7 +111,7 @@ class Agent:
             If the agent refuses it, in its words.
         TransientError
             If the connection is lost; the request may have been carried out.
-        Nonsense
+        Silence
             If there is no answer in time, likewise.
         """
         number = str(next(self._ids))
@@ -122,7 +122,7 @@ class Agent:
                 self._session.stdin.write(frame(operation, number, *fields))
                 return await answer
         except TimeoutError:
-            raise Nonsense(f"no answer to '{operation}' within {patience:g} s") from None
+            raise Silence(f"no answer to '{operation}' within {patience:g} s") from None
         except OSError as error:
             raise TransientError(f"{self._name}: the connection is lost ({error})") from None
         finally:
@@ -136,12 +136,12 @@ class Agent:
         except OSError:
             pass
         except Nonsense as error:
-            self.nonsense = error
+            self.failure = error
         except ValueError:
-            self.nonsense = Nonsense("it sent a line without an end")
+            self.failure = Nonsense("it sent a line without an end")
         for answer in self._asked.values():
             if not answer.done():
-                why = f"{self._name}: {self.nonsense or 'the connection was lost meanwhile'}"
+                why = f"{self._name}: {self.failure or 'the connection was lost meanwhile'}"
                 answer.set_exception(TransientError(why))
 
     def _take(self, line: str) -> None:

@@ -61,27 +61,34 @@ agent_path() { # a path, where ~/ is the home directory
     if [[ $1 == '~/'* ]]; then REPLY=$HOME/${1#'~/'}; fi
 }
 
-# The name that a tree has of itself: another machine that has the same name has the same tree.
-agent_stock() {
-    local own=.pipen-tree.$$
-    if [[ ! -s .pipen-tree ]]; then
-        cat /proc/sys/kernel/random/uuid > "$own"
-        ln -- "$own" .pipen-tree 2>/dev/null || [[ -s .pipen-tree ]] || mv -- "$own" .pipen-tree
+# The name that a tree has of itself in this run: another machine that has the same name has the
+# same tree. A name that lasted would be copied with the tree, to machines that were cloned.
+agent_stock() { # token of the run
+    local name=.pipen-tree.$1 own uuid
+    if [[ ! -s $name ]]; then
+        read -r uuid < /proc/sys/kernel/random/uuid || return
+        own=.pipen-tree.$uuid
+        printf '%s\n' "$uuid" > "$own" || return
+        ln -- "$own" "$name" 2>/dev/null || [[ -s $name ]] || mv -n -T -- "$own" "$name"
         rm -f -- "$own"
+        # Those of earlier runs; one that goes on at the same time keeps its own.
+        find . -maxdepth 1 -type f -name '.pipen-tree*' ! -name "$name" -mtime +7 \
+            -exec rm -f -- {} +
     fi
-    read -r REPLY < .pipen-tree
+    read -r REPLY < "$name"
 }
 
-# hello ID BELL TREE EVENTS TMPDIR: cores, MiB of memory, the count of memory kills, the time, the
+# hello ID BELL TREE EVENTS TMPDIR TOKEN: cores, MiB of memory, the count of memory kills, the time, the
 # name of the tree, and the tree, which is where files are kept that this machine does not share,
 # and where names begin.
 agent_hello() {
-    local cores memory=0 name number why stock=-
+    local cores memory=0 name number why token stock=-
     agent_field; agent_bell=$REPLY
     agent_field; agent_path "$REPLY"; agent_tree=$REPLY
     agent_field; agent_events=$REPLY
     agent_field; agent_path "$REPLY"
     if [[ -n $REPLY ]]; then export TMPDIR=$REPLY; fi
+    agent_field; token=$REPLY
     if [[ $agent_events == /* && ! -d $agent_events ]]; then
         agent_refuse "$1" "it does not see $agent_events of the machine that Snakemake runs on. \
 Let files be sent and fetched (staging: sftp), or work in a directory that both share"
@@ -110,7 +117,7 @@ Let files be sent and fetched (staging: sftp), or work in a directory that both 
     done < /proc/meminfo
     agent_oom_kills
     number=$REPLY
-    if [[ $agent_tree != / ]] && agent_stock 2>/dev/null; then stock=${REPLY:-"-"}; fi
+    if [[ $agent_tree != / ]] && agent_stock "$token" 2>/dev/null; then stock=${REPLY:-"-"}; fi
     agent_answer "$1" "$cores $memory $number $(date +%s.%N) $stock $PWD"
     agent_listen &
     trap "kill $! 2>/dev/null" EXIT
@@ -215,7 +222,9 @@ agent_stat() {
     local count name names=()
     agent_field; count=$REPLY
     while ((count--)); do
-        agent_field; names+=("$REPLY")
+        agent_field
+        # To stat(1) and cd, - alone is no name.
+        if [[ $REPLY == /* ]]; then names+=("$REPLY"); else names+=("./$REPLY"); fi
     done
     (
         trap - EXIT
@@ -250,7 +259,7 @@ agent_stat() {
 
 # What is in a directory, as one number: kinds, sizes, times and names, and where links lead.
 agent_digest() {
-    cd -- "$1" || return
+    cd -- "$1" > /dev/null || return
     find . -mindepth 1 \( -type d -printf 'd %P\0' -o -type f -printf 'f %s %T@ %P\0' \
         -o -type l -printf 'l %l %P\0' \) 2>/dev/null | LC_ALL=C sort -z | sha256sum | head -c 64
 }

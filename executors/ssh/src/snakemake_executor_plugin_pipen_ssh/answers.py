@@ -30,6 +30,10 @@ class Nonsense(TransientError):
     """What a machine sent cannot be right; the request may have been carried out."""
 
 
+class Silence(TransientError):
+    """A machine sent no answer in time, as in a network that fails; otherwise likewise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A job has ended: the name of a file in the events directory."""

@@ -58,6 +58,7 @@ class Arrival:
     _times: list[tuple[str, int, int]] = field(default_factory=list)
     _directories: set[str] = field(default_factory=set)
     _regular: set[str] = field(default_factory=set)
+    _links: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def _allowed(self) -> list[str]:
@@ -106,20 +107,28 @@ class Arrival:
             os.mkdir(path, 0o700)
             self._directories.add(path)
         elif member.issym():
-            os.symlink(self._link(member, name, rest), path)
+            self._take_link(member, member.linkname, name, rest)
             return
         elif member.islnk():
             other, inside = self._split(member.linkname)
             first = self.partial(other) + inside
+            if first in self._links:  # a directory that two names stand for
+                self._take_link(member, self._links[first], name, rest)
+                return
             if first not in self._regular:
                 raise RefusedError(f"{member.name!r} is a link to no file of the archive")
-            os.link(first, path)
-            return
+            try:
+                os.link(first, path)
+                return
+            except OSError:  # on another file system, or on one that has no hard links
+                with open(first, "rb") as content, _new(path) as stream:
+                    _copy(content, stream, os.fstat(content.fileno()).st_size)
+            self._regular.add(path)
         elif member.isreg() and member.sparse is None:
-            content = archive.extractfile(member)
-            assert content is not None
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-                _copy(content, stream, member.size)
+            packed = archive.extractfile(member)
+            assert packed is not None
+            with _new(path) as stream:
+                _copy(packed, stream, member.size)
             self._regular.add(path)
         elif member.isfifo() or member.ischr() or member.isblk():
             return  # of no use here; an output that is one is missed, and said to be
@@ -127,9 +136,13 @@ class Arrival:
             raise RefusedError(f"{member.name!r} is neither a file nor a directory")
         self._times.append((path, member.mode & _permissions(), _time(member)))
 
-    def _link(self, member: tarfile.TarInfo, name: str, rest: str) -> str:
+    def _take_link(self, member: tarfile.TarInfo, text: str, name: str, rest: str) -> None:
+        path = self.partial(name) + rest
+        os.symlink(self._link(member, text, name, rest), path)
+        self._links[path] = text
+
+    def _link(self, member: tarfile.TarInfo, text: str, name: str, rest: str) -> str:
         """Return where a link may lead, as a relative path."""
-        text = member.linkname
         if not rest:
             raise RefusedError(f"{member.name!r} came as a symbolic link")
         place = self.files[name]
@@ -149,7 +162,7 @@ class Arrival:
             or not any(target == one or target.startswith(f"{one}/") for one in allowed)
         ):
             raise RefusedError(
-                f"{member.name!r} is a symbolic link to {member.linkname!r}, which is neither in "
+                f"{member.name!r} is a symbolic link to {text!r}, which is neither in "
                 "the same output nor an input or output of the job: let the rule copy what it "
                 "points at"
             )
@@ -196,6 +209,10 @@ def _time(member: tarfile.TarInfo) -> int:
         return nanoseconds(member.pax_headers.get("mtime", str(int(member.mtime))))
     except (Nonsense, ValueError, OverflowError):
         raise RefusedError(f"{member.name!r} has no possible time of modification") from None
+
+
+def _new(path: str) -> IO[bytes]:
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _copy(content: IO[bytes], stream: IO[bytes], size: int) -> None:

@@ -76,20 +76,40 @@ carrier_put() {
     carrier_answer "$1" $? "$why"
 }
 
-# A link that is asked for by its name stands for what it points at; one inside a directory
-# stays a link.
-carrier_get() {
-    local name names there=() follow='' why
-    carrier_names
-    for name in "${names[@]}"; do
-        if [[ -e $name ]]; then there+=("$name"); fi
-        if [[ -L $name ]]; then follow=--dereference; fi
+# A name, as the replacement of one of tar's expressions.
+carrier_replacement() {
+    local special escaped
+    REPLY=$1
+    for special in '\' '&' ,; do
+        escaped="\\$special"
+        REPLY=${REPLY//"$special"/"$escaped"}
     done
+}
+
+# A link that is asked for by its name stands for what it points at; one inside a directory
+# stays a link. As tar follows all links or none, it is given the other path, through the directory
+# around that, which is open here, and puts the name in place of it.
+carrier_get() {
+    local name names why
+    carrier_names
     why=$(
+        there=() renamed=()
+        for name in "${names[@]}"; do
+            if [[ ! -e $name ]]; then continue; fi
+            if [[ -L $name ]]; then
+                IFS= read -r -d '' target < <(readlink -z -f -- "$name")
+                exec {around}< "${target%/*}/" || exit
+                path=/proc/self/fd/$around
+                carrier_replacement "$name"
+                renamed+=("--transform=s,^$path/[^/]*,$REPLY,S")
+                name=$path/${target##*/}
+            fi
+            there+=("$name")
+        done
         for name in "${there[@]}"; do printf '%s\0' "$name"; done |
-            tar --create --format=posix $follow --null --verbatim-files-from \
-                --files-from=- --file=- 2>&1 >&3
-    )
+            LC_ALL=C tar --create --format=posix --absolute-names "${renamed[@]}" --null \
+                --verbatim-files-from --files-from=- --file=- 2>&1 >&3
+    ) 2>&1
     carrier_answer "$1" $? "$why"
 }
 

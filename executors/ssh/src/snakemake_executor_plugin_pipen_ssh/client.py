@@ -14,12 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import hashlib
+import math
 import os
 import re
+import secrets
+import socket
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from errno import ECONNREFUSED
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -69,8 +75,6 @@ _LINE: Final = 1 << 24
 _TEXT: Final = 8192
 """Bytes that are kept of what a session writes to its standard error."""
 
-_numbers = itertools.count(1)
-
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -96,6 +100,7 @@ def arguments(server: Server, access: Access) -> list[str]:
     """Return the options of ``ssh`` that say which machine is meant, and how it is used."""
     words = [] if access.config is None else ["-F", access.config]
     options = {key: value for key, value in OVERRIDDEN.items() if key not in _YOUNGER}
+    options["ConnectTimeout"] = str(max(1, math.ceil(access.connect_timeout)))
     if server.port is not None:
         options["Port"] = str(server.port)
     if server.user is not None:
@@ -275,7 +280,8 @@ class Client:
     async def session(self) -> Session:
         """Open another session that runs bash.
 
-        One word for the user's login shell, whichever that is; all else goes by its standard
+        It takes neither functions nor a startup file from its environment (bash(1), -p). One
+        command for the user's login shell, whichever that is; all else goes by its standard
         input.
 
         Raises
@@ -286,7 +292,7 @@ class Client:
         return await self._start(self._shared)
 
     async def _start(self, more: Sequence[str]) -> Session:
-        words = [*self._words, *more, "--", self._server.host, "exec /bin/bash"]
+        words = [*self._words, *more, "--", self._server.host, "exec /bin/bash -p"]
         session = await Session.start(words)
         self._sessions = [*(one for one in self._sessions if not one.has_ended), session]
         return session
@@ -332,9 +338,11 @@ class Client:
 def control_path() -> str:
     """Return a name for a control socket that nobody else uses; empty if there can be none.
 
-    It lies in a directory of the user's own: whoever can use it is logged in.
+    It lies in a directory of the user's own: whoever can use it is logged in. A process id is not
+    enough for a name: others have it in another PID namespace, or on another host with the same
+    TMPDIR.
     """
-    name = f"{os.getpid()}-{next(_numbers)}"
+    name = f"{os.getpid()}-{_this_host()}-{secrets.token_hex(4)}"
     places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
     for place in filter(None, places):
         directory = Path(place, f"pipen-ssh-{os.getuid()}")
@@ -344,8 +352,25 @@ def control_path() -> str:
             directory.mkdir(mode=0o700, exist_ok=True)
             found = directory.lstat()
             if found.st_uid == os.getuid() and found.st_mode & 0o170077 == 0o040000:
+                _clean(str(directory))
                 return str(directory / name)
     return ""
+
+
+def _this_host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+@cache
+def _clean(directory: str) -> None:
+    """Remove control sockets that runs on this host have left, once: where nobody listens."""
+    ours = re.compile(rf"\d+-{_this_host()}-[0-9a-f]{{8}}", re.ASCII)
+    for name in filter(ours.fullmatch, os.listdir(directory)):
+        path = f"{directory}/{name}"
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)  # one that is too busy is not waited for
+            if stat.S_ISSOCK(os.lstat(path).st_mode) and probe.connect_ex(path) == ECONNREFUSED:
+                os.unlink(path)
 
 
 _FEW_SESSIONS: Final = (

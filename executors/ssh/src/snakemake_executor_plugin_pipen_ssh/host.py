@@ -13,7 +13,7 @@ from pipen_executors.exceptions import SchedulerError, TransientError
 
 from . import answers
 from .agent import PATIENCE, Agent, NoShellError
-from .answers import Nonsense
+from .answers import Nonsense, Silence
 from .carrier import Carriers
 from .client import Access, Client
 from .servers import Server
@@ -187,14 +187,23 @@ class Host:
             raise TransientError(self.trouble)
         try:
             return read(await agent.ask(operation, *fields, patience=patience))
-        except Nonsense as error:
-            self.distrust(error)
+        except (Nonsense, Silence) as error:
+            self.distrust(error, agent)
             raise TransientError(f"{self.name}: {error}") from None
 
-    def distrust(self, error: Nonsense) -> None:
-        """Break a session off in which the machine has sent what cannot be right."""
-        if self._agent is not None and self._client is not None:
-            self._agent.nonsense = error
+    def distrust(self, error: Nonsense | Silence, of: Agent | Carriers) -> None:
+        """Break a connection off in which the machine has sent what cannot be right, or nothing.
+
+        Parameters
+        ----------
+        error
+            What was wrong.
+        of
+            The end of the connection that it came from: a later connection is left alone.
+        """
+        if self._agent is not None and (of is self._agent or of is self._carriers):
+            assert self._client is not None
+            self._agent.failure = error
             self._client.abort()
 
     # -- its connection ----------------------------------------------------------------
@@ -233,7 +242,7 @@ class Host:
         while True:
             if self._agent is not None:
                 await self._listening
-                await self._let_go(self._agent.nonsense)
+                await self._let_go(self._agent.failure)
             if self._set_aside:
                 return
             async for attempt in tenacity.AsyncRetrying(
@@ -243,7 +252,7 @@ class Host:
                 with attempt:
                     await self._connect()
 
-    async def _let_go(self, nonsense: Nonsense | None) -> None:
+    async def _let_go(self, failure: Nonsense | Silence | None) -> None:
         assert self._client is not None
         self._client.abort()
         self._agent = self._carriers = None
@@ -251,14 +260,17 @@ class Host:
         self._away_told = True
         if self._away_since - self._opened > _SOUND:
             self._broken = 0
-        if nonsense is None:
+        if failure is None:
             self._why = "the connection was lost"
             told = f"The connection to {self.name} was lost; its jobs go on, connecting again."
+        elif isinstance(failure, Silence):
+            self._why = str(failure)
+            told = f"{self.name} is silent: {failure}; its jobs go on, connecting again."
         else:
-            self._why = str(nonsense)
+            self._why = str(failure)
             self._broken += 1
             self._set_aside = self._broken >= _BROKEN_SESSIONS
-            told = f"{self.name} does not answer as it should: {nonsense}; " + (
+            told = f"{self.name} does not answer as it should: {failure}; " + (
                 f"it is set aside for this run, after {self._broken} sessions like that."
                 if self._set_aside
                 else "its jobs go on, connecting again."
@@ -291,7 +303,7 @@ class Host:
         if isinstance(error, TimeoutError):
             seconds = self._access.connect_timeout
             return TransientError(f"{self.name}: no answer within {seconds:g} s")
-        if isinstance(error, OSError | Nonsense):
+        if isinstance(error, OSError | Nonsense | Silence):
             return TransientError(f"{self.name}: {error}")
         return error
 
@@ -309,7 +321,12 @@ class Host:
         before = time.time_ns()
         hello = answers.hello(
             await agent.ask(
-                "hello", f".bell-{self.name}", self._tree, self._events, self.server.tmpdir or ""
+                "hello",
+                f".bell-{self.name}",
+                self._tree,
+                self._events,
+                self.server.tmpdir or "",
+                self._stocks.token,
             )
         )
         self._check_clock(hello.time, before, time.time_ns())

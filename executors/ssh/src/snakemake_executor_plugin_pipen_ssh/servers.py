@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,8 +56,17 @@ class Server:
         return name in (self.name, self.host, *self.groups)
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str | int | os.PathLike):
+        raise ValueError("expected text")
+    return str(value)
+
+
 def _groups(value: Any) -> tuple[str, ...]:
-    return tuple(value.split()) if isinstance(value, str) else tuple(map(str, value))
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError("expected names with spaces between, or a list of names")
+    return tuple(names)
 
 
 def _path(value: Any) -> str:
@@ -66,10 +76,10 @@ def _path(value: Any) -> str:
 
 
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "host": str,
+    "host": _text,
     "port": whole_number(1),
-    "user": str,
-    "keyfile": str,
+    "user": _text,
+    "keyfile": _text,
     "slots": whole_number(1),
     "mem_mb": parse_megabytes,
     "workdir": _path,
@@ -92,9 +102,11 @@ def parse_servers(value: Any) -> list[Server]:
         With a sentence that says what is wrong.
     """
     if isinstance(value, Mapping):
-        servers = [_from_table(name, {"host": name, **table}) for name, table in value.items()]
+        servers = [_from_entry(str(name), table) for name, table in value.items()]
     else:
-        items: Iterable[Any] = shlex.split(value) if isinstance(value, str) else value
+        items = shlex.split(value) if isinstance(value, str) else value
+        if not isinstance(items, Iterable):
+            raise ValueError(f"{value!r} names no servers; expected one or more of {_FORM}")
         servers = [_from_item(item) for item in items]
     names = [server.name for server in servers]
     if not names:
@@ -104,12 +116,25 @@ def parse_servers(value: Any) -> list[Server]:
     return servers
 
 
+def _given(table: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a table without what has no value, as in YAML behind a colon."""
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def _from_entry(name: str, table: Any) -> Server:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{name} is {table!r}: expected a table such as {{ slots = 16 }}")
+    return _from_table(name, {"host": name, **_given(table)})
+
+
 def _from_item(item: Any) -> Server:
     if isinstance(item, Mapping):
-        table = dict(item)
+        table = _given(item)
         name = str(table.pop("name", table.get("host", "")))
         return _from_table(name, table)
-    name, *pairs = str(item).split(",")
+    if not isinstance(item, str):
+        raise ValueError(f"{item!r} is no server; expected {_FORM}, or a table with host")
+    name, *pairs = item.split(",")
     table = {"host": name}
     for pair in pairs:
         key, equals, text = pair.partition("=")

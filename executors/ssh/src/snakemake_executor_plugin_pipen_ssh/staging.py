@@ -148,9 +148,10 @@ class Staging:
         for number, name in enumerate(name for name in unsent if os.path.isdir(wanted[name])):
             pairs.append((f"{new}/{number}", name))
             files[f"{new}/{number}"] = files.pop(name)
+        carriers = host.carriers
         try:
             await send(
-                host.carriers,
+                carriers,
                 {**files, **self._own_files(job)},
                 prefix=f"{self._events}/{job.spec.key}",
                 stale=[self.name(job.directory.path), *stale],
@@ -158,7 +159,7 @@ class Staging:
                 pairs=pairs,
             )
         except Nonsense as error:
-            host.distrust(error)
+            host.distrust(error, carriers)
             raise TransientError(_not_sent(host, error)) from None
         except (SchedulerError, OSError) as error:
             kind = TransientError if isinstance(error, TransientError) else SchedulerError
@@ -232,10 +233,11 @@ class Staging:
             files[self._there(job, path)] = self._here(job, path)
         known = [self._here(job, path) for path in (*job.spec.inputs, *job.spec.outputs)]
         async with host.fetching:
+            carriers = host.carriers
             try:
-                await receive(host.carriers, Arrival(files, known, host.tree, self._base))
+                await receive(carriers, Arrival(files, known, host.tree, self._base))
             except Nonsense as error:
-                host.distrust(error)
+                host.distrust(error, carriers)
                 raise TransientError(f"{host.name}: {error}") from None
             except SchedulerError as error:
                 kind = TransientError if isinstance(error, TransientError) else SchedulerError

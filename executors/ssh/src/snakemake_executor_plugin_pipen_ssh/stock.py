@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Iterable
 from typing import Final
 
@@ -81,9 +82,16 @@ def _meets(name: str, used: frozenset[str]) -> bool:
 
 
 class Stocks:
-    """The trees of all machines, by the name that each tree has of itself."""
+    """The trees of all machines, by the name that each tree has of itself.
+
+    Attributes
+    ----------
+    token
+        Of this run, for which the trees give themselves names.
+    """
 
     def __init__(self) -> None:
+        self.token = secrets.token_hex(8)
         self._by_name: dict[str, Stock] = {}
 
     def named(self, name: str) -> Stock:

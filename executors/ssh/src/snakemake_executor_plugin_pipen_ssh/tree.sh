@@ -10,7 +10,8 @@ umask 077
 tree_enter() {
     local owner mode
     if [[ $1 == / ]]; then cd /; return; fi
-    if ! REPLY=$(mkdir -p -- "$1" 2>&1); then return 1; fi
+    # By --mode: where the parent has a default ACL, the umask does not count (umask(2)).
+    if ! REPLY=$(mkdir -p -m 700 -- "$1" 2>&1); then return 1; fi
     if ! REPLY=$({ cd -P -- "$1"; } 2>&1); then return 1; fi
     cd -P -- "$1" || return 1
     read -r owner mode < <(stat --format='%u %a' .)
