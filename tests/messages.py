@@ -126,6 +126,7 @@ SHARED: Final = (
         {"pipen_timeout": "soon"},
         {"pipen_execution": "sideways"},
         {"pipen_num_retries": -3},
+        {"pipen_prescript": 5},
     ),
 )
 SLURM: Final = (

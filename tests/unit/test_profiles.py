@@ -17,6 +17,7 @@ from pipen_executors.settings import Checked, ExecutorSettings, check, table_of
 from pipen_executors.units import parse_words
 from snakemake_executor_plugin_pipen_container import ExecutorSettings as ContainerSettings
 from snakemake_executor_plugin_pipen_gbatch import ExecutorSettings as GbatchSettings
+from snakemake_executor_plugin_pipen_sge import ExecutorSettings as SgeSettings
 from snakemake_executor_plugin_pipen_slurm import ExecutorSettings as SlurmSettings
 from snakemake_executor_plugin_pipen_ssh import ExecutorSettings as SshSettings
 
@@ -271,3 +272,30 @@ def test_list_is_taken_word_by_word(here: Path, table: str, words: list[str]) ->
     checked = options_of(here, table, ContainerSettings())
     found = [word for text in checked.settings.bin_args for word in parse_words(text)]
     assert found == words
+
+
+def test_shared_settings_among_options() -> None:
+    options = ["cwd=/tmp", "forks=2", "timeout=30", "qos=high", "efficiency_report"]
+    checked = check(SlurmSettings(options=options, timeout="60"), "pipen-slurm")
+    assert (checked.cwd, checked.forks, checked.timeout) == ("/tmp", 2, 60.0)
+    assert checked.efficiency_report
+    assert checked.options == {"qos": "high"}
+    with pytest.raises(SettingError, match="timeout in --pipen-slurm-options"):
+        check(SlurmSettings(options=["timeout=nonsense"]), "pipen-slurm")
+
+
+def test_bare_cwd_of_grid_engine(here: Path) -> None:
+    checked = check(SgeSettings(options=["cwd"]), "pipen-sge")
+    assert (checked.cwd, checked.options) == (None, {"cwd": True})
+    assert check(SgeSettings(options=["cwd=/tmp"]), "pipen-sge").cwd == "/tmp"
+    write(here, "[big.scheduler_opts]\ncwd = true\n")
+    checked = check(SgeSettings(), "pipen-sge", read_profile("big", "--profile"))
+    assert (checked.cwd, checked.options) == (None, {"cwd": True})
+
+
+@pytest.mark.parametrize("name", ["prescript", "postscript", "jobname_prefix", "cwd"])
+@pytest.mark.parametrize("wrong", ["5", "true", '["a"]'])
+def test_what_has_to_be_a_text(here: Path, name: str, wrong: str) -> None:
+    write(here, f"[big]\n{name} = {wrong}\n")
+    with pytest.raises(SettingError, match=f"{name} in profile big of .*expected a text"):
+        check(SlurmSettings(), "pipen-slurm", read_profile("big", "--profile"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -17,6 +18,8 @@ from pipen_executors.units import (
     parse_rate,
     parse_seconds,
     parse_switch,
+    parse_text,
+    parse_words,
     whole_number,
 )
 
@@ -100,6 +103,25 @@ def test_options(value: object, options: dict[str, object]) -> None:
 def test_no_options(value: object) -> None:
     with pytest.raises(ValueError, match="KEY=VALUE"):
         parse_options(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [5, True, [5], [["a=b"]], None])
+def test_options_that_are_no_text(value: Any) -> None:
+    with pytest.raises(ValueError, match="expected KEY=VALUE"):
+        parse_options(value)
+
+
+@pytest.mark.parametrize("value", [5, True, {"a": "b"}, None])
+def test_words_that_are_no_text(value: Any) -> None:
+    with pytest.raises(ValueError, match="expected words"):
+        parse_words(value)
+
+
+@pytest.mark.parametrize("value", [5, True, ["a"], None])
+def test_text_that_is_none(value: Any) -> None:
+    for parse in (parse_text, parse_path):
+        with pytest.raises(ValueError, match="expected a text"):
+            parse(value)
 
 
 @given(st.text())

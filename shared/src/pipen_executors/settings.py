@@ -23,6 +23,7 @@ from .units import (
     parse_rate,
     parse_seconds,
     parse_switch,
+    parse_text,
     parse_variables,
     whole_number,
 )
@@ -169,6 +170,8 @@ class ExecutorSettings(ExecutorSettingsBase):
     scheduler_words: ClassVar[frozenset[str]] = frozenset()
     """Names of settings that are options of the scheduler too; ``scheduler_opts`` of a profile
     means the latter."""
+    bare_flags: ClassVar[frozenset[str]] = frozenset()
+    """Names of settings that, without a value, are flags of the scheduler's command."""
 
     also_called: ClassVar[Mapping[str, str]] = {}
     """Other names that xqute's constructors have for settings, and the names here."""
@@ -279,7 +282,10 @@ READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "forks": whole_number(1),
     "error_strategy": one_of(ERROR_STRATEGIES),
     "num_retries": whole_number(0),
+    "prescript": parse_text,
+    "postscript": parse_text,
     "timeout": parse_seconds,
+    "jobname_prefix": parse_text,
     "submission_batch": whole_number(1),
     "submit_rate": parse_rate,
     "recheck_interval": whole_number(1),
@@ -325,7 +331,25 @@ def _of_type(thefield: Any, value: Any, where: str) -> Any:
             return [value]
         # A list is taken word by word; only a text is split as a shell would.
         return list(map(shlex.quote, value)) if thefield.metadata.get("words") else value
-    return str(value) if isinstance(value, (int, float)) else value
+    is_text = thefield.name in _TEXTS
+    return str(value) if isinstance(value, (int, float)) and not is_text else value
+
+
+_TEXTS: Final = frozenset({"prescript", "postscript", "jobname_prefix", "cwd"})
+"""Settings that a number is no value of."""
+
+
+def _is_setting(settings: Any, name: str, value: Any) -> bool:
+    """Tell whether a word that names a setting means it, and no option of the scheduler."""
+    if value is True and name in settings.bare_flags:
+        return False
+    return name not in settings.scheduler_words
+
+
+def is_shared_setting(settings: Any, name: str, value: Any) -> bool:
+    """Tell whether an option with a value is a setting that every backend has."""
+    shared = {f.name for f in fields(ExecutorSettings)} - NOT_IN_PROFILES
+    return name in shared and _is_setting(settings, name, value)
 
 
 def lay_on_profile(
@@ -347,7 +371,7 @@ def lay_on_profile(
     foreign = [key for key in profile.values if key not in known and key != "scheduler"]
     options = {}
     for key, value in _by_own_names(settings, profile.options).items():
-        if key in known and key not in settings.scheduler_words:
+        if key in known and _is_setting(settings, key, value.value):
             found[key] = value
         else:
             options[key] = value
@@ -388,10 +412,10 @@ def _by_own_names(
 
 
 def take_options(settings: Any, where: str) -> tuple[Any, dict[str, str]]:
-    """Take options of the command line that are settings of the backend for what they are.
+    """Take options of the command line that are settings for what they are.
 
-    The same rule as for ``scheduler_opts`` of a profile, but for settings that every
-    backend has: those have a flag.
+    The same rule as for ``scheduler_opts`` of a profile. Where a setting is given by its own
+    flag too, that one counts.
 
     Returns
     -------
@@ -399,11 +423,16 @@ def take_options(settings: Any, where: str) -> tuple[Any, dict[str, str]]:
         The settings, and where each of those was found.
     """
     options = _by_own_names(settings, read(where, settings.options, parse_options), where)
-    shared = {f.name for f in fields(ExecutorSettings)}
-    own = {f.name: f for f in fields(settings) if f.name not in shared | settings.scheduler_words}
+    known = {f.name: f for f in fields(settings) if f.name not in NOT_IN_PROFILES}
+    found = {
+        key: options.pop(key)
+        for key in known.keys() & options.keys()
+        if _is_setting(settings, key, options[key])
+    }
     values = {
-        key: _of_type(own[key], options.pop(key), f"{key} in {where}")
-        for key in own.keys() & options.keys()
+        key: _of_type(known[key], value, f"{key} in {where}")
+        for key, value in found.items()
+        if not is_given(settings, key)
     }
     return replace(settings, **values, options=options), dict.fromkeys(values, where)
 

@@ -29,7 +29,7 @@ from .group import (
 from .jobdir import JobDir, Record
 from .layers import asked_for, disagreement, known, layers
 from .postprocess import postprocess_direct, postprocess_respawned
-from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, read
+from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, is_shared_setting, read
 from .spec import JobSpec, Resources
 from .units import parse_gpus, parse_megabytes, parse_minutes, parse_variables
 from .work import movable_words, places_of, work_of
@@ -183,7 +183,26 @@ class Specifier:
         reader = READERS.get(name.removeprefix("pipen_"))
         if reader is None or (isinstance(value, str) and value.startswith("<function")):
             return value
-        return read(f"resource {name} of rule {rule}", value, reader)
+        value = read(f"resource {name} of rule {rule}", value, reader)
+        if name == "pipen_options":
+            self._check_options(value, rule)
+        return value
+
+    def _check_options(self, options: Mapping[str, Any], rule: str) -> None:
+        for name, value in options.items():
+            if name == "mounted_workdir":
+                right = "it holds for all jobs of a run"
+            elif is_shared_setting(self._checked.settings, name, value):
+                own = f"pipen_{name}"
+                right = "it holds for all jobs of a run"
+                if own in self._names:
+                    right = f"use resource {own}"
+            else:
+                continue
+            raise UserError(
+                f"resource pipen_options of rule {rule}: {name} is a setting and no option of the "
+                f"scheduler; {right}."
+            )
 
     def _cannot_be_direct(self, rule: str, why: str) -> UserError:
         setting = self._checked.where("execution")

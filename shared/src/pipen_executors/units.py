@@ -58,6 +58,13 @@ def whole_number(least: int) -> Callable[[Any], int]:
     return check
 
 
+def parse_text(value: Any) -> str:
+    """Read what has to be a text, such as bash."""
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
 def parse_path(value: Any, *places: str | os.PathLike[str]) -> Path:
     """Read a path on this machine, with ``~`` and ``$VARIABLE`` in it.
 
@@ -74,6 +81,8 @@ def parse_path(value: Any, *places: str | os.PathLike[str]) -> Path:
     ValueError
         Naming the variable, if one is not set, or the user, if there is none of that name.
     """
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("expected a text")
     text = os.path.expanduser(os.path.expandvars(str(value)))
     unset = re.search(r"\$(?:(\w+)|\{([^}]*)\})", text, re.ASCII)
     if unset and not os.path.lexists(text):
@@ -189,6 +198,8 @@ def parse_words(value: str | Sequence[str]) -> list[str]:
     >>> parse_words("/bin/bash -l")
     ['/bin/bash', '-l']
     """
+    if not isinstance(value, (str, list, tuple)):
+        raise ValueError("expected words: a text or a list")
     try:
         words = shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
     except ValueError as error:
@@ -217,6 +228,8 @@ def parse_options(value: str | Sequence[str] | Mapping[str, Any]) -> dict[str, A
             words = shlex.split(joined)
         except ValueError as error:
             raise ValueError(f"expected KEY=VALUE, quoted as for a shell ({error})") from None
+    elif not isinstance(value, (list, tuple)) or not all(isinstance(w, str) for w in value):
+        raise ValueError("expected KEY=VALUE, as a text, a list of texts or a table")
     options: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")

@@ -22,6 +22,7 @@ class ExecutorSettings(SharedSettings):
     """Settings of pipen-sge."""
 
     scheduler_words = frozenset({"pe"})
+    bare_flags = frozenset({"cwd"})
     qsub: str = field(default=Default("qsub"), metadata={"help": "Path of qsub."})
     qstat: str = field(default=Default("qstat"), metadata={"help": "Path of qstat."})
     qdel: str = field(default=Default("qdel"), metadata={"help": "Path of qdel."})
