@@ -23,9 +23,12 @@ RESPAWNED = "run by a second Snakemake"
 class Storage(ConformanceBase):
     """The ``fs`` storage provider, with and without a disk of the node's own."""
 
-    @pytest.fixture(autouse=True)
+    @pytest.fixture
     def needs_jobs_elsewhere(self) -> None:
-        """Skip where Snakemake takes everything for shared, whatever is said."""
+        """Skip where Snakemake takes everything for shared, whatever is said.
+
+        Not for all tests of a class: the suite of a backend inherits them all.
+        """
         self.needs_shared_files()
         if self.backend.local:
             pytest.skip("for local execution Snakemake assumes unrestricted sharing")
@@ -51,6 +54,7 @@ class Storage(ConformanceBase):
             assert not list(place.rglob("pipen-*"))
             assert not list(place.rglob(".pipen-*"))
 
+    @pytest.mark.usefixtures("needs_jobs_elsewhere")
     def test_all_kinds_of_files(self, workflow: Workflow) -> None:
         """Inputs and outputs of every kind are the same as without copies."""
         workflow.file("data/in.txt", "1\n")
@@ -145,6 +149,7 @@ class Storage(ConformanceBase):
         self.run_apart(workflow, "-n").ok().has("Nothing to be done")
         workflow.dry_run().has("Nothing to be done")
 
+    @pytest.mark.usefixtures("needs_jobs_elsewhere")
     def test_failures(self, workflow: Workflow) -> None:
         """What a failed job made does not get into storage; its log does."""
         workflow.snakefile(
@@ -183,6 +188,7 @@ class Storage(ConformanceBase):
             assert not workflow.exists(name)
         self.lacks_copies(workflow)
 
+    @pytest.mark.usefixtures("needs_jobs_elsewhere")
     def test_prefix_that_only_the_node_knows(self, workflow: Workflow) -> None:
         """A variable in ``--remote-job-local-storage-prefix`` is the node's; one must be set."""
         workflow.file("in.txt", "1\n")
@@ -209,6 +215,7 @@ class Storage(ConformanceBase):
         assert "NOT_SET_ANYWHERE: it is not set on this node" in result.failure("a").text
         assert not list(workflow.home.glob("local/*NOT_SET*"))
 
+    @pytest.mark.usefixtures("needs_jobs_elsewhere")
     def test_copies_that_are_kept(self, workflow: Workflow) -> None:
         """With --keep-storage-local-copies they lie where Snakemake has them, and stay new."""
         workflow.file("in.txt", "1\n")
@@ -232,6 +239,7 @@ class Storage(ConformanceBase):
 
     @pytest.mark.slow
     @pytest.mark.parametrize("missing", ALL)
+    @pytest.mark.usefixtures("needs_jobs_elsewhere")
     def test_one_thing_is_not_shared(self, workflow: Workflow, missing: str) -> None:
         """Each item of --shared-fs-usage left out: direct, or the log says why not."""
         workflow.file("in.txt", "1\n")
@@ -267,6 +275,7 @@ class Storage(ConformanceBase):
         workflow.dry_run().has("Nothing to be done")
         self.lacks_copies(workflow)
 
+    @pytest.mark.usefixtures("needs_jobs_elsewhere")
     def test_other_storage_is_said_to_need_a_second_snakemake(self, workflow: Workflow) -> None:
         """What keeps a rule from running directly is said once, without --verbose."""
         workflow.snakefile(
