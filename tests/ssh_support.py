@@ -39,7 +39,7 @@ def hosts_or_skip(**settings: Any) -> Iterator[SshHosts]:
 
 def backend_on(hosts: SshHosts, *servers: str, **changes: Any) -> Backend:
     """Return pipen-ssh as a backend on machines, each with four slots."""
-    servers = servers or tuple(f"{name},slots=4" for name in hosts.machines)
+    servers = servers or tuple(f"{name},slots=5" for name in hosts.machines)
     arguments = (
         *PLAIN.option("servers", *servers),
         *PLAIN.option("ssh_config", hosts.config),
