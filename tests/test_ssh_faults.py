@@ -415,9 +415,12 @@ class TestPlaces:
     @pytest.mark.parametrize(
         ("asks", "says"),
         [
-            ("threads: 5", "resource threads of rule a is 5"),
-            ("resources: mem_mb=2000", "resource mem_mb of rule a is 2000"),
-            ('resources: pipen_server="big3"', "resource pipen_server of rule a is 'big3'"),
+            ("threads: 5", "resource threads of rule a is 5: the largest of the servers"),
+            ("resources: mem_mb=2000", "mem_mb of rule a is 2000: the largest of the servers"),
+            (
+                'resources: pipen_server="big3"',
+                "pipen_server of rule a is 'big3': 'big3' is no server",
+            ),
         ],
     )
     def test_job_that_no_machine_can_run(self, workflow: Workflow, asks: str, says: str) -> None:
@@ -436,7 +439,7 @@ class TestPlaces:
         )
         servers = PLAIN.option("servers", "big1,slots=4,mem_mb=1000", "big2,slots=2,mem_mb=1G")
         result = workflow.run(*servers, jobs=8).failed()
-        result.has(says, "the largest of the servers")
+        result.has(says)
         assert not workflow.exists("b.out"), "told before anything is submitted"
 
     def test_rules_are_pinned(self, workflow: Workflow) -> None:
@@ -471,4 +474,4 @@ class TestPlaces:
             """
         )
         result = workflow.run(*PLAIN.option("servers", "big1", "big2"), jobs=64).failed()
-        result.has(f"resource threads of rule a is {cores + 1}", f"at most {cores}")
+        result.has(f"resource threads of rule a is {cores + 1}", f"has {cores}")

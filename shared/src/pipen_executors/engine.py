@@ -201,7 +201,12 @@ class Engine:
         self._limiter = AsyncLimiter(*rate) if rate else None
         self._explainer = Explainer(self.scheduler, self._warn_once)
         self.scheduler.room_changed = self._wake_dispatcher.set
-        await self.scheduler.start()
+        try:
+            await self.scheduler.start()
+        except BaseException:
+            with contextlib.suppress(Exception):  # what it has begun ends before this loop does
+                await self.scheduler.stop()
+            raise
         self._tell_run("on_init")
         self._ready.set()
         for work in (

@@ -62,7 +62,7 @@ async def run(
     SchedulerError
         If there is no such command.
     TransientError
-        If it could not be started for want of resources, or hangs.
+        If it could not be started for want of resources, hangs, or is ended by a signal.
     """
     count_call(os.path.basename(words[0]))
     try:
@@ -93,4 +93,7 @@ async def run(
         await process.wait()
         raise
     assert process.returncode is not None
+    if process.returncode < 0:
+        # Ctrl-C at the terminal may reach it before it has a session of its own.
+        raise TransientError(f"{words[0]} was ended by signal {-process.returncode}")
     return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))

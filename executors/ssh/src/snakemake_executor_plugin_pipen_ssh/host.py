@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -27,6 +28,8 @@ _BROKEN_SESSIONS: Final = 3
 """How many sessions in a row may end because of what a machine sent."""
 _SOUND: Final = 600.0
 """Seconds after which a session that is still there has been a sound one."""
+_LETTING_GO: Final = 5.0
+"""Seconds for which the end of a connection is waited for that could not be made use of."""
 _SKEW: Final = 2.0
 """Seconds by which clocks may differ before the user is told."""
 
@@ -96,6 +99,7 @@ class Host:
         self._why = "not connected yet"
         self._away_told = False
         self._opened = 0.0
+        self._listening: asyncio.Task[None] | None = None
         self._broken = 0
         self._set_aside = False
         self._skew_told = False
@@ -241,6 +245,7 @@ class Host:
         """Serve the connection, and make it again with back-off (with jitter) when it is lost."""
         while True:
             if self._agent is not None:
+                assert self._listening is not None
                 await self._listening
                 await self._let_go(self._agent.failure)
             if self._set_aside:
@@ -287,6 +292,11 @@ class Host:
                 agent = await self._start_agent(client)
         except BaseException as error:
             client.abort()
+            with contextlib.suppress(Exception):  # its processes and tasks end before their loop
+                async with asyncio.timeout(_LETTING_GO):
+                    await client.close()
+                    if self._listening is not None:
+                        await asyncio.wait([self._listening])
             problem = self._problem(error)
             self._why = str(problem).removeprefix(f"{self.name}: ")
             raise problem from None
