@@ -27,7 +27,7 @@ _MARKS = {
     "pipen-ssh-apart": (pytest.mark.ssh, pytest.mark.rest),
 }
 _PAGE = Path(__file__).parents[2] / "docs" / "differences.md"
-_ALWAYS = 33
+_ALWAYS = 12
 _OFTEN = 300
 
 
