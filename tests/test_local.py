@@ -82,6 +82,23 @@ class TestProcesses(ConformanceBase):
     __test__ = True
     backend = BACKEND
 
+    def test_directories_by_another_path(self, workflow: Workflow) -> None:
+        """xqute's ``mounted_workdir``: jobs see and write their directories by it."""
+        workflow.path("seen").symlink_to(workflow.job_root)
+        workflow.file(
+            ".pipen.toml", f'[p.scheduler_opts]\nmounted_workdir = "{workflow.path("seen")}"\n'
+        )
+        workflow.snakefile(
+            """
+            rule a:
+                output: "a"
+                shell: 'echo "$XQUTE_JOB_METADIR" > {output}'
+            """
+        )
+        workflow.run("--pipen-local-profile", "p").ok()
+        assert workflow.read("a").startswith(f"{workflow.path('seen')}/a/")
+        assert workflow.job("a").rc == 0
+
     def test_kill_after_term(self, workflow: Workflow) -> None:
         """A job that ignores TERM has the grace time and no more; one that cleans up can."""
         workflow.snakefile(
