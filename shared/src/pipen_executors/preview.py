@@ -105,6 +105,7 @@ def planned_jobs(
 @contextlib.contextmanager
 def _in_place_of_runs(look: Callable[[PipenExecutor], None]) -> Iterator[None]:
     """Let Snakemake end where an executor would begin, after a look at one of ours."""
+    from snakemake.api import SnakemakeApi
     from snakemake.workflow import Workflow
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
@@ -128,11 +129,19 @@ def _in_place_of_runs(look: Callable[[PipenExecutor], None]) -> Iterator[None]:
         return Preview
 
     registry = ExecutorPluginRegistry()
-    plugins = map(registry.get_plugin, registry.get_registered_plugins())
+    plugins = [registry.get_plugin(name) for name in registry.get_registered_plugins()]
     with contextlib.ExitStack() as stack:
+        # Not before: Snakemake 9.20 drops --jobs while it reads the command line of a dry run.
+        begin = SnakemakeApi.workflow
+
+        def as_dry_run(*arguments: Any, **settings: Any) -> Any:
+            for plugin in plugins:
+                stack.enter_context(patch.object(plugin.common_settings, "dryrun_exec", True))
+            return begin(*arguments, **settings)
+
+        stack.enter_context(patch.object(SnakemakeApi, "workflow", as_dry_run))
         for plugin in plugins:
             make = one_of_ours if issubclass(plugin.executor, PipenExecutor) else another
-            stack.enter_context(patch.object(plugin.common_settings, "dryrun_exec", True))
             stack.enter_context(patch.object(plugin, "executor", make(plugin.executor)))
         # In a dry run Snakemake has groups where the run would have none.
         groups = property(lambda workflow: workflow.non_local_exec)

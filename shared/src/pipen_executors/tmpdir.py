@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 MARK: Final = "<TMPDIR OF THE NODE>"
@@ -29,7 +31,6 @@ _VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)  # as os.path.expa
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOME: Final = re.compile(r"~[\w.-]*(?=/|$)", re.ASCII)
 _PIECE: Final = re.compile("\x01(\\w+)\x02")
-_KNOWN: Final = ("wildcards", "attempt", "threads")
 
 _SYSTEM_TMPDIR: Final = r"""# As Python's tempfile.gettempdir() finds it.
 for pipen_place in "${TMPDIR-}" "${TEMP-}" "${TMP-}" /tmp /var/tmp /usr/tmp "$PWD"; do
@@ -169,19 +170,29 @@ def from_expression(raw: object, known: Mapping[str, object]) -> Tmpdir:
     return Tmpdir(word)
 
 
+@cache
+def expression_names() -> frozenset[str]:
+    """Return the names that Snakemake gives the expression of a resource, beside Python's own."""
+    from snakemake import ioutils
+    from snakemake.resources import Resource
+
+    names = {"system_tmpdir", "input", "attempt", "threads", "shutil", "async_run"}
+    # Snakemake 9.20 gives it neither of these.
+    if "wildcards" in inspect.signature(Resource.cli_evaluator).parameters:
+        functions: dict[str, object] = {}
+        ioutils.register_in_globals(functions)
+        names |= {"wildcards", *functions}
+    return frozenset(names)
+
+
 def _evaluated(text: str, known: Mapping[str, object]) -> str:
     """Return what an expression is that only puts texts together, or its text if it is none."""
-    from snakemake import ioutils
-
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError):
         return text
-    functions: dict[str, object] = {}
-    ioutils.register_in_globals(functions)
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    there = {"system_tmpdir", "input", "shutil", "async_run", *_KNOWN, *functions, *dir(builtins)}
-    if not names <= there:
+    if not names <= {*expression_names(), *dir(builtins)}:
         return text
     if not all(map(_puts_together, ast.walk(tree))) or not names <= {"system_tmpdir", *known}:
         raise OnNode(text)
