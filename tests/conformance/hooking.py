@@ -52,7 +52,8 @@ def note(*words):
 class Recorder:
     @plugin.impl
     def on_init(xqute):
-        note('on_init', xqute.scheduler.name)
+        scheduler = xqute.scheduler
+        note('on_init', scheduler.name, scheduler.num_retries, scheduler.forks)
     @plugin.impl
     def on_shutdown(xqute, sig):
         note('on_shutdown')
@@ -234,11 +235,13 @@ class Hooks(ConformanceBase):
         workflow.file("recorder.py", XQUTE_PLUGIN)
         workflow.run(
             *self.backend.option("plugins", "recorder"),
+            *self.backend.option("num_retries", "5"),
+            *self.backend.option("forks", "7"),
             env={"PYTHONPATH": str(workflow.dir)},
             jobs=1,
         ).failed()
         log = workflow.lines("xqute.log")
-        assert log[0] == f"on_init {self.backend.scheduler}"
+        assert log[0] == f"on_init {self.backend.scheduler} 5 7"
         assert log[-1] == "on_shutdown"
         start = ["on_job_init 0", "on_job_queued 0", "on_job_submitting 0"]
         start += ["on_job_submitted True", "on_job_started True"]

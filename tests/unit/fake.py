@@ -7,8 +7,9 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from xqute.schedulers.local_scheduler import LocalScheduler as XquteLocalScheduler
 
@@ -113,12 +114,18 @@ class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
 
 
 class Run:
-    """An engine with a fake scheduler, and what it told its client."""
+    """An engine with a fake scheduler, or another one, and what it told its client."""
 
-    def __init__(self, root: Path, plugins: Sequence[object] = (), **limits: object) -> None:
+    def __init__(
+        self,
+        root: Path,
+        plugins: Sequence[object] = (),
+        make: Callable[[Path], Any] | None = None,
+        **limits: object,
+    ) -> None:
         prepare_root(root)
         self.root = root
-        self.scheduler = FakeScheduler(root)
+        self.scheduler: FakeScheduler = FakeScheduler(root) if make is None else make(root)
         self.messages: list[str] = []
         self.ended: dict[str, Job] = {}
         self.halted: list[str] = []

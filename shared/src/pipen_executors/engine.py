@@ -119,7 +119,7 @@ class Engine:
             If it cannot be used.
         """
         # Not before: a loop that has never run complains when it is collected.
-        self._loop = asyncio.new_event_loop()
+        self._loop = self.scheduler.made_in_loop or asyncio.new_event_loop()
         self._thread.start()
         self._ready.wait()
         if self._start_error is not None:
@@ -173,6 +173,8 @@ class Engine:
             if self._start_error is None:
                 self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
+        elif self.scheduler.made_in_loop is not None:  # of a lane that no job has asked for
+            self.scheduler.made_in_loop.close()
 
     # -- the loop --------------------------------------------------------------------
 
@@ -187,6 +189,9 @@ class Engine:
                 self._start_error = error
                 self._ready.set()
         finally:
+            # xqute's ssh scheduler puts its own end there.
+            with contextlib.suppress(Exception):
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
     async def _main(self) -> None:
@@ -438,7 +443,7 @@ class Engine:
 
         try:
             await self._when_readable(write, self._limits.submit_patience)
-        except (TransientError, OSError) as error:
+        except (SchedulerError, OSError) as error:
             killed = job.state is JobState.KILLING
             reason = ExitReason.CANCELLED if killed else ExitReason.SUBMIT_FAILURE
             detail = filesystem.describe(error)

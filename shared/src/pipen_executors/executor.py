@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -293,6 +294,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
                 hooks.add(UsageReport(str(root), history.run, self.logger.info))
             hooks.add(history)  # the last one added is called first
         scheduler = make_scheduler(self, root, checked)
+        scheduler.take_settings(checked)
         if checked.mounted_workdir is not None:
             self._mount_workdir(scheduler, root, checked)
         scheduler.hooks = hooks
@@ -308,6 +310,9 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             submit_rate=checked.submit_rate,
             query_ceiling=ceiling if ceiling is not None else scheduler.query_ceiling,
         )
+        # A number for plugins, also where only Snakemake's own limit holds.
+        most = self.workflow.resource_settings
+        scheduler.forks = limits.forks or most.nodes or most.cores or sys.maxsize
         specifier = Specifier(self, checked, scheduler, hooks)
         engine = Engine(scheduler, str(root), limits, hooks, self, run)
         lane = Lane(name, checked, scheduler, specifier, engine)

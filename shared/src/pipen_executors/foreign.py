@@ -1,23 +1,31 @@
 """Scheduler classes of other houses, as pipen's documentation has them, on this engine.
 
 Such a class subclasses xqute's ``Scheduler`` and knows ``submit_job``, ``kill_job`` and
-``job_is_running``; it may have ``jobcmd_…`` methods, a ``post_init()``, and pipen's
-``init_proc(proc)`` (from ``pipen.scheduler.SchedulerPostInit``). It is used as it is; what runs
-on the node is this project's wrapper.
+``job_is_running``; it may override any other method of xqute's ``Scheduler`` that concerns one
+job, and have a ``post_init()`` and pipen's ``init_proc(proc)`` (from
+``pipen.scheduler.SchedulerPostInit``).
+
+The class that is made of it has two of this module around it: :class:`Foreign` before it in the
+method resolution order, with the calls of the engine, and :class:`Base` between it and xqute's
+``Scheduler``, so that ``super().wrap_job_script(job)`` of the class is this project's wrapper.
 """
 
 from __future__ import annotations
 
-import copy
+import asyncio
+import inspect
+import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from .exceptions import SchedulerError, UserError
 from .job import Job
 from .scheduler import SchedulerPostInit, xqute
+from .states import ExitReason, JobState, Outcome, Presence, Report
 
 if TYPE_CHECKING:
     from .settings import Checked
@@ -57,6 +65,40 @@ class Proc:
     _export_dir: Any = None
 
 
+class Base(xqute.Scheduler):
+    """Comes before xqute's ``Scheduler``: what ``super()`` of the class's methods ends in."""
+
+    def wrap_job_script(self, job: Job) -> str:  # type: ignore[override]
+        """Return this project's wrapper, which makes ends known at once and signals failures."""
+        return SchedulerPostInit.wrap_job_script(self, job)  # type: ignore[arg-type]
+
+    async def wrapped_job_script(self, job: Job) -> Any:  # type: ignore[override]
+        """Return the path of the wrapper; the engine has written it."""
+        return job.metadir / f"job.wrapped.{self.name}"
+
+    def jobcmd_init(self, job: Job) -> str:
+        """Return the bash of plugins, before the prescript."""
+        return _with_hooks(self, "jobcmd_init", job)
+
+    def jobcmd_prep(self, job: Job) -> str:
+        """Return the bash of plugins, before the command."""
+        return _with_hooks(self, "jobcmd_prep", job)
+
+    def jobcmd_end(self, job: Job) -> str:
+        """Return the bash of plugins, after the command."""
+        return _with_hooks(self, "jobcmd_end", job)
+
+
+def _with_hooks(scheduler: Any, name: str, job: Job) -> str:
+    """Return the bash of this project's plugins, and of xqute's, whose base calls those."""
+    pieces = scheduler.hooks.code(f"on_{name}", scheduler, job)
+    return "\n".join([*pieces, str(getattr(xqute.Scheduler, name)(scheduler, job))])
+
+
+_config_of_job: ContextVar[tuple[object, Any] | None] = ContextVar("config_of_job", default=None)
+"""The scheduler that is submitting a job with options of its own, and those."""
+
+
 class Foreign(SchedulerPostInit):
     """Mixed in before a class of another house (see :func:`make_foreign`)."""
 
@@ -69,6 +111,17 @@ class Foreign(SchedulerPostInit):
     proc: Proc
     _root: Path
     _options: Mapping[str, Any]
+    _config: Any
+
+    @property
+    def config(self) -> Any:
+        """The options: those of the job that is being submitted, if it has some of its own."""
+        own = _config_of_job.get()
+        return own[1] if own is not None and own[0] is self else self._config
+
+    @config.setter
+    def config(self, config: Any) -> None:
+        self._config = config
 
     async def start(self) -> None:
         """Call ``init_proc`` or ``post_init``, as pipen and xqute do before the first job."""
@@ -84,54 +137,157 @@ class Foreign(SchedulerPostInit):
         if str(self.workdir) != str(self._root):
             raise SchedulerError(f"its init_proc moves the job directories to {self.workdir}")
 
+    def take_settings(self, checked: Checked) -> None:
+        """Leave the settings as the constructor took them, which may have changed them."""
+
+    # -- one job at a time -----------------------------------------------------------
+
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:
         """Submit jobs one by one, each with its own options."""
         (job,) = jobs
-        submitter = self._with_options_of(job)
-        return await super(Foreign, submitter).submit_jobs(jobs)
+        token = _config_of_job.set((self, self._config_for(job)))
+        try:
+            return await super().submit_jobs(jobs)
+        finally:
+            _config_of_job.reset(token)
+
+    async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
+        """Ask for each job whether it is there, and whether it will never begin.
+
+        xqute asks a class ``job_fails_before_running`` of jobs that have not begun.
+        """
+        answers = dict(await super().query_jobs(jobs))
+        for job in jobs:
+            if job.state is JobState.SUBMITTED and await self._fails_before_running(job):
+                detail = "its scheduler says so (job_fails_before_running)"
+                outcome = Outcome(ExitReason.LAUNCH_FAILURE, detail=detail)
+                answers[job] = Report(Presence.PENDING, outcome=outcome)
+        return answers
+
+    async def _fails_before_running(self, job: Job) -> bool:
+        try:
+            fails = await self.job_fails_before_running(job)
+            # What the wrapper has written counts for more.
+            return bool(fails) and not job.directory.info(job.token) and job.directory.rc() is None
+        except Exception:  # a class of another house raises whatever it likes
+            return False
+
+    # -- the wrapper -----------------------------------------------------------------
+
+    def write_wrapper(self, job: Job) -> None:
+        """Write the wrapper of a job, as its class makes it, into its directory.
+
+        Raises
+        ------
+        SchedulerError
+            If the class cannot make it.
+        """
+        token = _config_of_job.set((self, self._config_for(job)))
+        try:
+            text = self.wrap_job_script(job)
+        except Exception as error:
+            raise SchedulerError(
+                f"scheduler {self.name} cannot make the job's wrapper: {error!r}"
+            ) from error
+        finally:
+            _config_of_job.reset(token)
+        job.directory.write(f"job.wrapped.{self.name}", text)
 
     def wrap_job_script(self, job: Job) -> str:  # type: ignore[override]
-        """Return the wrapper; the first lines may hold the options."""
-        return super(Foreign, self._with_options_of(job)).wrap_job_script(job)
+        """Return the wrapper as the class makes it."""
+        return str(super(SchedulerPostInit, self).wrap_job_script(job))
 
-    def _with_options_of(self, job: Job) -> Self:
-        """Return this scheduler, or a copy with the options of a job that has others.
+    async def wrapped_job_script(self, job: Job) -> Any:  # type: ignore[override]
+        """Return the path of the wrapper as the class has it."""
+        return await super(SchedulerPostInit, self).wrapped_job_script(job)
 
-        A class reads its options from ``self.config``, which is the same for all jobs.
+    def _config_for(self, job: Job) -> Any:
+        """Return the options of a job as the class reads them, from ``self.config``.
+
+        What the class itself has put there stays.
         """
         options = job.spec.options
         if options == self._options:
-            return self
-        config = {k: v for k, v in self.config.items() if k in options or k not in self._options}
+            return self._config
+        config = {k: v for k, v in self._config.items() if k in options or k not in self._options}
         changed = {k: v for k, v in options.items() if self._options.get(k, _MISSING) != v}
-        other = copy.copy(self)
-        other.config = type(self.config)({**config, **changed})
-        other._options = options
-        return other
+        return type(self._config)({**config, **changed})
 
     def jobcmd_shebang(self, job: Job) -> str:  # type: ignore[override]
         """Return the class's own first lines."""
-        return str(super(SchedulerPostInit, self).jobcmd_shebang(job))
+        return str(super(SchedulerPostInit, self).jobcmd_shebang(job)).rstrip("\n")
 
     def jobcmd_init(self, job: Job) -> str:
-        """Return the bash of hooks and of the class itself, before the prescript."""
-        return self._from_class("jobcmd_init", job)
+        """Return the bash of plugins and of the class itself, before the prescript."""
+        return "\n".join([self._own_wrapper_init(), self._of_class("jobcmd_init", job)]).lstrip()
 
     def jobcmd_prep(self, job: Job) -> str:
-        """Return the bash of hooks and of the class itself, before the command."""
-        return self._from_class("jobcmd_prep", job)
+        """Return the bash of plugins and of the class itself, before the command."""
+        return self._of_class("jobcmd_prep", job)
 
     def jobcmd_end(self, job: Job) -> str:
-        """Return the bash of hooks and of the class itself, after the command."""
-        return self._from_class("jobcmd_end", job)
+        """Return the bash of plugins and of the class itself, after the command."""
+        return self._of_class("jobcmd_end", job)
 
-    def _from_class(self, name: str, job: Job) -> str:
-        method = getattr(super(SchedulerPostInit, self), name)
-        if method.__func__.__module__.startswith("xqute."):
-            # xqute's schedulers pause here, for xqute's poller.
-            method = getattr(xqute.Scheduler, name).__get__(self)
-        # xqute's base calls xqute's plugins.
-        return "\n".join([*self.hooks.code(f"on_{name}", self, job), str(method(job))])
+    def _own_wrapper_init(self) -> str:
+        """Return what the class's ``jobcmd_wrapper_init`` adds to that of xqute's base."""
+        name = "jobcmd_wrapper_init"
+        if _is_of_xqute(next(one for one in type(self).__mro__ if name in vars(one))):
+            return ""
+        inherited: Any = xqute.Scheduler.jobcmd_wrapper_init
+        return str(self.jobcmd_wrapper_init).replace(inherited.fget(self), "")
+
+    def _of_class(self, name: str, job: Job) -> str:
+        classes = type(self).__mro__
+        behind = classes[classes.index(SchedulerPostInit) + 1 :]
+        found = next(one for one in behind if name in vars(one))
+        # xqute's own schedulers pause here, for xqute's poller.
+        return str(getattr(Base if _is_of_xqute(found) else found, name)(self, job))
+
+
+def _methods_of(scheduler: type[xqute.Scheduler]) -> dict[str, Any]:
+    """Return what a class has of its own in place of methods of xqute's ``Scheduler``.
+
+    Where this project's mixin has a method of that name too, the class's one counts.
+    """
+    own = {}
+    for name in vars(xqute.Scheduler):
+        found = next(one for one in scheduler.__mro__ if name in vars(one))
+        if found is not xqute.Scheduler and not name.startswith("_") and name not in vars(Foreign):
+            own[name] = vars(found)[name]
+    return own
+
+
+def _is_of_xqute(scheduler: type) -> bool:
+    return scheduler.__module__.partition(".")[0] == "xqute"
+
+
+T = TypeVar("T")
+
+
+def _made_in(loop: asyncio.AbstractEventLoop, make: Callable[[], T]) -> T:
+    """Call a constructor while a loop is running, in a thread that has no other loop.
+
+    pipen makes its schedulers in its running loop, and some ask for it (``SshScheduler``).
+    """
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    async def construct() -> None:
+        answers.append(make())
+
+    def work() -> None:
+        try:
+            loop.run_until_complete(construct())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="pipen-engine", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return answers[0]
 
 
 def make_foreign(
@@ -155,8 +311,10 @@ def make_foreign(
     UserError
         If it cannot be constructed, or its jobs do not see the workflow's files.
     """
+    ceiling = checked.query_ceiling
     given = {
         "forks": checked.forks,
+        "recheck_interval": None if ceiling is None else round(10 * ceiling),
         "prescript": checked.prescript,
         "postscript": checked.postscript,
         "jobname_prefix": checked.jobname_prefix,
@@ -173,9 +331,15 @@ def make_foreign(
     shared = getattr(scheduler, "fs_shared", True)
     own = issubclass(scheduler, SchedulerPostInit)
     made = scheduler
+    if inspect.isabstract(scheduler):
+        missing = ", ".join(sorted(scheduler.__abstractmethods__))
+        raise UserError(
+            f"{where}: scheduler {scheduler.__name__} cannot be made: it is abstract, and lacks "
+            f"{missing}."
+        )
     if not own:
-        body = {"fs_shared": shared, "__module__": scheduler.__module__}
-        bases = (Foreign, scheduler)
+        body = {**_methods_of(scheduler), "fs_shared": shared, "__module__": scheduler.__module__}
+        bases = (Foreign, scheduler, Base)
         made = types.new_class(scheduler.__name__, bases, exec_body=lambda ns: ns.update(body))
     if not shared:
         raise UserError(
@@ -183,14 +347,18 @@ def make_foreign(
             "(fs_shared is False), and it does not bring them there for Snakemake. Use a "
             "scheduler with a shared file system, or pipen-ssh, pipen-container or pipen-gbatch."
         )
+    # pipen's init_proc() appends the name of the process.
+    workdir = root.parent if hasattr(made, "init_proc") else root
+    loop = asyncio.new_event_loop()
     try:
-        # pipen's init_proc() appends the name of the process.
-        instance: Any = made(root.parent if hasattr(made, "init_proc") else root, **arguments)
+        instance: Any = _made_in(loop, lambda: made(workdir, **arguments))
     except Exception as error:
+        loop.close()
         raise UserError(
             f"{where}: scheduler {scheduler.__name__} cannot be made with the options "
             f"{', '.join(map(str, checked.options)) or '(none)'}: {error!r}"
         ) from error
+    instance.made_in_loop = loop
     if not own:
         here = Path.cwd()
         pipeline = Pipeline(here.name, here, root.parent, {"scheduler_opts": checked.options})

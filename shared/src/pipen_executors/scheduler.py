@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -23,6 +24,7 @@ from .wrapper import WrapperContext, export, render
 
 if TYPE_CHECKING:
     from .hooks import Hooks
+    from .settings import Checked
 
     Base = xqute.Scheduler
 else:
@@ -106,11 +108,29 @@ class SchedulerPostInit(Base):
 
     hooks: Hooks
     kill_grace: float = 10.0
+    made_in_loop: asyncio.AbstractEventLoop | None = None
+    """The loop that was running when it was made, where that was one: the engine goes on with
+    it."""
     room_changed: Callable[[], None]
     """Set by the engine; called in its loop, it makes the engine ask :meth:`admit` again."""
     given_by_node: frozenset[str] = frozenset()
     """Environment variables that jobs get in another way (a store of secrets): they are not in
     the wrapper."""
+
+    def take_settings(self, checked: Checked) -> None:
+        """Show plugins the settings of the run where xqute's schedulers have them."""
+        self.error_strategy = checked.error_strategy
+        self.num_retries = checked.num_retries
+        self.prescript = checked.prescript
+        self.postscript = checked.postscript
+        self.subm_batch = checked.submission_batch
+        self.cwd = checked.cwd
+        self.timeout = round(checked.timeout)
+        if checked.query_ceiling is not None:
+            self.recheck_interval = round(10 * checked.query_ceiling)
+        if checked.jobname_prefix is not None:
+            self.jobname_prefix = checked.jobname_prefix
+        self.config = type(self.config)(checked.options)
 
     # -- checks before anything is submitted ------------------------------------
 
@@ -315,7 +335,7 @@ class SchedulerPostInit(Base):
                 failed[job] = error
         present = await self.query_jobs(list(failed))
         for job, why in failed.items():
-            if present[job].presence is not Presence.GONE:
+            if present[job].presence is not Presence.GONE and present[job].outcome is None:
                 raise TransientError(f"Job {job.jid} could not be ended: {why!r}") from why
 
     async def claim(self, job: Job) -> bool:
