@@ -13,7 +13,7 @@ import pytest
 from xqute.schedulers.local_scheduler import LocalScheduler
 
 from pipen_executors.exceptions import UserError
-from pipen_executors.foreign import make_foreign
+from pipen_executors.foreign import doubtful_options, make_foreign
 from pipen_executors.scheduler import xqute
 from pipen_executors.settings import ExecutorSettings, check
 from pipen_executors.states import ExitReason
@@ -262,3 +262,14 @@ def test_constructor_has_the_settings(tmp_path: Path) -> None:
     assert (scheduler.forks, scheduler.recheck_interval) == (7, 120)
     assert (scheduler.error_strategy, scheduler.num_retries) == ("halt", 2)
     scheduler.made_in_loop.close()
+
+
+class Painted(Plain):
+    def __init__(self, *args: Any, colour: str = "none", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+
+def test_option_that_is_nearly_an_argument() -> None:
+    checked = check(ExecutorSettings(options=["color=red", "queue=long"]), "pipen")
+    (doubt,) = doubtful_options(Painted, checked)
+    assert "the constructor of Painted has no argument of this name, but colour" in doubt

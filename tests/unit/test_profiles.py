@@ -17,6 +17,7 @@ from pipen_executors.settings import Checked, ExecutorSettings, check, table_of
 from pipen_executors.units import parse_words
 from snakemake_executor_plugin_pipen_container import ExecutorSettings as ContainerSettings
 from snakemake_executor_plugin_pipen_gbatch import ExecutorSettings as GbatchSettings
+from snakemake_executor_plugin_pipen_local import ExecutorSettings as LocalSettings
 from snakemake_executor_plugin_pipen_sge import ExecutorSettings as SgeSettings
 from snakemake_executor_plugin_pipen_slurm import ExecutorSettings as SlurmSettings
 from snakemake_executor_plugin_pipen_ssh import ExecutorSettings as SshSettings
@@ -139,6 +140,7 @@ def test_command_line_beats_profile() -> None:
     checked = check(settings, "pipen", profile)
     assert (checked.forks, checked.num_retries, checked.workdir) == (3, 3, None)
     assert set(checked.ignored) == {"lang", "workdir"}
+    assert checked.doubts == ()
     assert checked.where("forks") == "forks in profile big"
     assert checked.where("num_retries") == "--pipen-num-retries"
 
@@ -265,6 +267,7 @@ def test_words_that_cannot_be_right(here: Path, table: str, said: str) -> None:
     ("table", "words"),
     [
         ('bin_args = ["--env", "A=with space", "B=it\'s"]', ["--env", "A=with space", "B=it's"]),
+        ('bin_args = ["--cpus", 2]', ["--cpus", "2"]),
         ("bin_args = \"--env 'A=with space'\"", ["--env", "A=with space"]),
     ],
 )
@@ -299,3 +302,76 @@ def test_what_has_to_be_a_text(here: Path, name: str, wrong: str) -> None:
     write(here, f"[big]\n{name} = {wrong}\n")
     with pytest.raises(SettingError, match=f"{name} in profile big of .*expected a text"):
         check(SlurmSettings(), "pipen-slurm", read_profile("big", "--profile"))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("error_stategy", "there is no such setting; use error_strategy"),
+        ("fork", "there is no such setting; use forks"),
+        ("schedular", "there is no such setting; use scheduler"),
+        ("scheduler_opt", "there is no such setting; use scheduler_opts"),
+        ("options", "options of the scheduler are the table scheduler_opts"),
+        ("profile", "a profile cannot name another one"),
+    ],
+)
+def test_key_that_is_no_setting(key: str, said: str) -> None:
+    with pytest.raises(SettingError, match=rf"^{key} in profile big is 'x': .*{said}"):
+        check(SlurmSettings(), "pipen-slurm", profile_of({key: "x"}))
+
+
+def test_key_that_nobody_knows() -> None:
+    """It may be a plugin's of pipen, and is not passed over in silence."""
+    checked = check(SlurmSettings(), "pipen-slurm", profile_of({"partition": "x", "cache": True}))
+    (doubt,) = checked.doubts
+    assert doubt.startswith("partition in profile big is no setting here")
+    assert checked.ignored == ("cache",)
+
+
+def test_show_config_of_a_profile() -> None:
+    assert check(SlurmSettings(), "pipen-slurm", profile_of({"show_config": True})).show_config
+    assert not check(SlurmSettings(), "pipen-slurm").show_config
+
+
+@pytest.mark.parametrize("settings", [LocalSettings, SshSettings])
+def test_option_of_a_scheduler_that_has_none(settings: Any) -> None:
+    for name, hint in (("partition", "no such option."), ("num_retry", "; use num_retries")):
+        with pytest.raises(SettingError, match=f"{name} in --pipen-x-options is 'a': .*{hint}"):
+            check(settings(options=[f"{name}=a"]), "pipen-x")
+        with pytest.raises(SettingError, match=f"{name} in profile big is 'a': .*{hint}"):
+            check(settings(), "pipen-x", profile_of({}, {name: "a"}))
+
+
+def test_option_that_is_nearly_a_setting() -> None:
+    options = ["error_stategy=retry", "mem=4G", "time=10"]
+    (doubt,) = check(SlurmSettings(options=options), "pipen-slurm").doubts
+    assert doubt.startswith("error_stategy in --pipen-slurm-options is 'retry' and goes to")
+    assert doubt.endswith("for the setting use error_strategy.")
+    assert not check(ContainerSettings(options=["volume=/a:/b:Z", "env=A=1"]), "pipen").doubts
+
+
+def test_hyphens_and_prefixes() -> None:
+    """Words of the command line, and those that xqute's documentation has."""
+    options = ["error-strategy=retry", "num-retries=7", "sge_l=[a=1, b=2]", "qsub_q=long"]
+    checked = check(SgeSettings(options=options), "pipen-sge")
+    assert (checked.error_strategy, checked.num_retries) == ("retry", 7)
+    assert checked.options == {"l": ["a=1", "b=2"], "q": "long"}
+    profile = profile_of({"error-strategy": "halt"}, {"slurm_qos": "low", "cpus-per-task": 3})
+    checked = check(SlurmSettings(), "pipen-slurm", profile)
+    assert checked.error_strategy == "halt"
+    assert checked.options == {"qos": "low", "cpus-per-task": 3}
+
+
+def test_no_submission_batch_is_the_default() -> None:
+    for nothing in ("0", None, ""):
+        checked = check(SlurmSettings(submission_batch=nothing), "pipen-slurm")  # type: ignore[arg-type]
+        assert checked.submission_batch == 8
+    assert check(SlurmSettings(), "x", profile_of({"submission_batch": 0})).submission_batch == 8
+
+
+def test_settings_of_one_scheduler_are_named_as_pipen_has_them() -> None:
+    """``--executor pipen`` has no flags for them."""
+    checked = check(ContainerSettings(), "pipen")
+    assert checked.where("image").startswith("image (--pipen-options image=…, or scheduler_opts")
+    assert checked.where("forks") == "--pipen-forks"
+    assert check(ContainerSettings(), "pipen-container").where("image") == "--pipen-container-image"

@@ -23,6 +23,7 @@ EXECUTOR = ("--executor", "pipen", "--pipen-scheduler", "local", "--jobs", "1")
     ("resources", "said"),
     [
         ("pipen_options='timeout=30'", "timeout is a setting.*use resource pipen_timeout"),
+        ("pipen_options='error-strategy=halt'", "error-strategy is a setting and no option"),
         ("pipen_options='cwd=/tmp'", "cwd is a setting.*use resource pipen_cwd"),
         ("pipen_options='forks=1'", "forks is a setting.*it holds for all jobs of a run"),
         ("pipen_options='mounted_workdir=/x'", "mounted_workdir.*it holds for all jobs of a run"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import xqute
 
-from pipen_executors.settings import ONLY_OPTIONS
+from pipen_executors.settings import ONLY_OPTIONS, PIPENS_OWN, ExecutorSettings
 
 _PAGE = Path(__file__).parents[2] / "docs" / "profiles.md"
 _CLASSES = {
@@ -41,6 +41,17 @@ def test_every_word_is_known(backend: str) -> None:
     known = {f.name for f in fields(settings)} | settings.also_called.keys() | ONLY_OPTIONS.keys()
     known |= settings.not_needed
     assert words_of(backend) - known == set()
+
+
+def test_every_default_of_pipen_is_known() -> None:
+    """A key of pipen's own configuration is a setting, or known to be pipen's business."""
+    from pipen.defaults import CONFIG
+
+    known = {f.name for f in fields(ExecutorSettings)} | {"scheduler", "scheduler_opts"}
+    assert CONFIG.keys() - known - PIPENS_OWN == set()
+    assert {"workdir", "plugins"} == known & PIPENS_OWN
+    page = _PAGE.read_text()
+    assert {key for key in CONFIG if f"`{key}`" not in page} == set()
 
 
 @pytest.mark.parametrize("backend", _CLASSES)

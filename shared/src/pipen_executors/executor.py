@@ -362,7 +362,9 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         if lane.checked.ignored:
             names = ", ".join(lane.checked.ignored)
             self.logger.debug(f"Keys of the profile that are nothing here: {names}.")
-        if self.settings.show_config:
+        for doubt in lane.checked.doubts:
+            self._warn(doubt)
+        if lane.checked.show_config:
             from humanfriendly.tables import format_pretty_table
 
             columns = [f"setting of {lane.name}", "value", "from"]

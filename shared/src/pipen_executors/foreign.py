@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from .exceptions import SchedulerError, UserError
 from .job import Job
 from .scheduler import SchedulerPostInit, xqute
+from .settings import closest
 from .states import ExitReason, JobState, Outcome, Presence, Report
 
 if TYPE_CHECKING:
@@ -288,6 +289,26 @@ def _made_in(loop: asyncio.AbstractEventLoop, make: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return answers[0]
+
+
+def doubtful_options(scheduler: type[xqute.Scheduler], checked: Checked) -> list[str]:
+    """Return a sentence for each option that is a slip of the pen for an argument of a class.
+
+    What a class takes out of ``**kwargs``, and what it reads of ``config``, cannot be told.
+    """
+    names: set[str] = set()
+    for one in scheduler.__mro__:
+        if "__init__" in vars(one):
+            names |= inspect.signature(vars(one)["__init__"]).parameters.keys()
+    names -= {"self", "args", "kwargs"}
+    doubts = []
+    for name in checked.options.keys() - names:
+        if (meant := closest(name, names)) is not None:
+            doubts.append(
+                f"{checked.where(name)}: the constructor of {scheduler.__name__} has no argument "
+                f"of this name, but {meant}; it goes into config."
+            )
+    return doubts
 
 
 def make_foreign(

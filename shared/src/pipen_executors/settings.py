@@ -4,10 +4,11 @@ This module must stay cheap to import, and without ``from __future__ import
 annotations``: Snakemake reads the types of the fields.
 """
 
+import difflib
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Optional
@@ -38,6 +39,7 @@ DIRECTORY_AT_IMPORT: Final = os.getcwd()
 
 EXECUTION: Final = ("auto", "direct", "snakemake")
 ERROR_STRATEGIES: Final = ("ignore", "retry", "halt")
+DEFAULT_SUBMISSION_BATCH: Final = 8
 
 
 class Default(str):
@@ -103,7 +105,7 @@ class ExecutorSettings(ExecutorSettingsBase):
         default=None, metadata={"help": "What the jobs' names begin with in the scheduler."}
     )
     submission_batch: str = field(
-        default=Default("8"),
+        default=Default(str(DEFAULT_SUBMISSION_BATCH)),
         metadata={"help": "How many submissions are under way at a time."},
     )
     submit_rate: Optional[str] = field(
@@ -177,6 +179,12 @@ class ExecutorSettings(ExecutorSettingsBase):
     """Other names that xqute's constructors have for settings, and the names here."""
     not_needed: ClassVar[frozenset[str]] = frozenset()
     """Words of xqute's constructors that are accepted and change nothing here."""
+    option_prefixes: ClassVar[tuple[str, ...]] = ()
+    """What xqute's documentation puts before options of the scheduler (``sge_l``)."""
+    takes_options: ClassVar[bool] = True
+    """Whether the scheduler has options of its own, besides the settings."""
+    like_settings: ClassVar[frozenset[str]] = frozenset()
+    """Options of the scheduler that are no slips of the pen for a setting (``volume``)."""
 
     def __post_init__(self) -> None:
         """Make ready for what an earlier run has left: only this executor was chosen."""
@@ -193,7 +201,8 @@ class Checked:
     used. ``envs`` are variables for all jobs, and ``mounted_workdir`` is the path by which jobs
     see ``workdir``: both are only in ``scheduler_opts``. ``settings`` are those of the backend
     with what a profile says filled in, ``sources`` says of each that a profile gave where it
-    stands, and ``ignored`` are the keys of the profile that are nothing here.
+    stands, ``ignored`` are the keys of the profile that only pipen knows, and ``doubts`` are
+    sentences about keys and options that nobody knows.
     """
 
     execution: str
@@ -215,10 +224,12 @@ class Checked:
     history: bool
     efficiency_report: bool
     plugins: tuple[str, ...]
+    show_config: bool
     prefix: str
     settings: Any
     sources: Mapping[str, str]
     ignored: tuple[str, ...]
+    doubts: tuple[str, ...]
 
     def where(self, name: str) -> str:
         """Return what a setting is called in an error message."""
@@ -260,6 +271,8 @@ class Checked:
 def _where(name: str, prefix: str, sources: Mapping[str, str]) -> str:
     if name in sources:
         return f"{name} in {sources[name]}"
+    if prefix == "pipen" and name not in {f.name for f in fields(ExecutorSettings)}:
+        return f"{name} (--pipen-options {name}=…, or scheduler_opts of a profile)"
     return f"--{prefix}-{name.replace('_', '-')}"
 
 
@@ -286,13 +299,15 @@ READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "postscript": parse_text,
     "timeout": parse_seconds,
     "jobname_prefix": parse_text,
-    "submission_batch": whole_number(1),
+    # As in xqute, nothing and 0 are the default.
+    "submission_batch": lambda value: whole_number(0)(value) or DEFAULT_SUBMISSION_BATCH,
     "submit_rate": parse_rate,
     "recheck_interval": whole_number(1),
     "options": parse_options,
     "cwd": lambda value: str(parse_path(value)),
     "history": parse_switch,
     "efficiency_report": parse_switch,
+    "show_config": parse_switch,
     "workdir": parse_path,
 }
 
@@ -303,8 +318,23 @@ ONLY_OPTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 """Words of xqute's constructors that every scheduler takes, and that are no flags of commands."""
 
-NOT_IN_PROFILES: Final = frozenset({"workdir", "plugins", "options", "profile", "show_config"})
-"""Settings that a profile does not give: in pipen these words mean something else."""
+NOT_IN_PROFILES: Final = frozenset({"workdir", "plugins", "options", "profile"})
+"""Settings that a profile does not give: in pipen the first two mean something else."""
+_NO_KEYS: Final = {
+    "options": "in a profile, options of the scheduler are the table scheduler_opts",
+    "profile": "a profile cannot name another one; what all have in common is the table [default]",
+}
+PIPENS_OWN: Final = frozenset(
+    {
+        *("cache", "desc", "dirsig", "lang", "loglevel", "name", "outdir", "plugin_opts"),
+        *("plugins", "template", "template_opts", "workdir"),
+    }
+)
+"""Keys of a profile that only pipen knows (``pipen.defaults.CONFIG`` and ``Pipen``)."""
+_CLOSE: Final = 0.8
+"""How alike a word and a setting are if it is a slip of the pen (``difflib``)."""
+_VERY_CLOSE: Final = 0.85
+"""The same, where the word may be right: a scheduler has many options."""
 
 
 def is_given(settings: Any, name: str) -> bool:
@@ -330,7 +360,8 @@ def _of_type(thefield: Any, value: Any, where: str) -> Any:
         if isinstance(value, str):
             return [value]
         # A list is taken word by word; only a text is split as a shell would.
-        return list(map(shlex.quote, value)) if thefield.metadata.get("words") else value
+        is_words = thefield.metadata.get("words") and isinstance(value, (list, tuple))
+        return [shlex.quote(str(word)) for word in value] if is_words else value
     is_text = thefield.name in _TEXTS
     return str(value) if isinstance(value, (int, float)) and not is_text else value
 
@@ -348,13 +379,38 @@ def _is_setting(settings: Any, name: str, value: Any) -> bool:
 
 def is_shared_setting(settings: Any, name: str, value: Any) -> bool:
     """Tell whether an option with a value is a setting that every backend has."""
+    name = own_name(settings, name)
     shared = {f.name for f in fields(ExecutorSettings)} - NOT_IN_PROFILES
     return name in shared and _is_setting(settings, name, value)
 
 
-def lay_on_profile(
-    settings: Any, profile: "Profile"
-) -> tuple[Any, dict[str, Any], dict[str, str], list[str]]:
+def words_of(settings: Any) -> set[str]:
+    """Return all words that mean something in ``scheduler_opts`` besides the scheduler's own."""
+    own = {f.name for f in fields(settings)} - NOT_IN_PROFILES
+    return {*own, *settings.also_called, *settings.not_needed, *ONLY_OPTIONS}
+
+
+def own_name(settings: Any, key: str) -> str:
+    """Return the name here of a word in ``scheduler_opts``.
+
+    ``error-strategy`` is ``error_strategy``, and ``sge_l`` is Grid Engine's ``l``.
+    """
+    words = words_of(settings)
+    for prefix in settings.option_prefixes:
+        if key not in words:
+            key = key.removeprefix(prefix)
+    spelled = key.replace("-", "_")
+    word = spelled if spelled in words else key
+    return str(settings.also_called.get(word, word))
+
+
+def closest(word: str, words: Iterable[str], least: float = _CLOSE) -> str | None:
+    """Return the one of some words that another is a slip of the pen for, if there is one."""
+    found = difflib.get_close_matches(word.replace("-", "_").lower(), list(words), 1, least)
+    return found[0] if found else None
+
+
+def lay_on_profile(settings: Any, profile: "Profile") -> tuple[Any, dict[str, Any], dict[str, str]]:
     """Fill in from a profile what the user has not given otherwise.
 
     A key of ``scheduler_opts`` that is a setting of the backend is that setting, as
@@ -363,12 +419,11 @@ def lay_on_profile(
     Returns
     -------
     tuple
-        The settings; the scheduler's options; where each of both was found, by its name;
-        and the keys that only pipen knows.
+        The settings; the scheduler's options; and where each of both was found, by its name.
     """
     known = {f.name: f for f in fields(settings) if f.name not in NOT_IN_PROFILES}
-    found = {key: value for key, value in profile.values.items() if key in known}
-    foreign = [key for key in profile.values if key not in known and key != "scheduler"]
+    spelled = {key.replace("-", "_"): value for key, value in profile.values.items()}
+    found = {key: value for key, value in spelled.items() if key in known}
     options = {}
     for key, value in _by_own_names(settings, profile.options).items():
         if key in known and _is_setting(settings, key, value.value):
@@ -386,7 +441,69 @@ def lay_on_profile(
         for key, value in found.items()
     }
     plain = {key: value.value for key, value in options.items()}
-    return replace(settings, **values), plain, sources, foreign
+    return replace(settings, **values), plain, sources
+
+
+def look_at_keys(settings: Any, profile: "Profile") -> tuple[list[str], list[str]]:
+    """Look at what a profile says that is no setting.
+
+    Returns
+    -------
+    tuple
+        The keys that only pipen knows, and a sentence for each that nobody knows.
+
+    Raises
+    ------
+    SettingError
+        For a key that is something else in a profile, or a slip of the pen.
+    """
+    settable = {f.name for f in fields(settings)} - NOT_IN_PROFILES
+    settable |= {"scheduler", "scheduler_opts"}
+    ignored, doubts = [], []
+    for key, value in profile.values.items():
+        where = f"{key} in {value.source}"
+        if key in _NO_KEYS:
+            raise SettingError(where, value.value, _NO_KEYS[key])
+        if key.replace("-", "_") in settable:
+            continue
+        if key in PIPENS_OWN:
+            ignored.append(key)
+        elif (meant := closest(key, settable)) is not None:
+            raise SettingError(where, value.value, f"there is no such setting; use {meant}")
+        else:
+            doubts.append(
+                f"{where} is no setting here and no key of pipen, and is passed over; options of "
+                "the scheduler belong into scheduler_opts."
+            )
+    return ignored, doubts
+
+
+def look_at_options(
+    settings: Any, options: Mapping[str, Any], where: Callable[[str], str]
+) -> list[str]:
+    """Look for options that are slips of the pen for a setting; return a sentence for each.
+
+    Raises
+    ------
+    SettingError
+        For an option of a scheduler that has none.
+    """
+    doubts = []
+    words = words_of(settings)
+    for name, value in options.items():
+        if name in words:
+            continue
+        if not settings.takes_options:
+            meant = closest(name, words)
+            hint = f"; use {meant}" if meant else ""
+            raise SettingError(where(name), value, f"the scheduler has no such option{hint}")
+        meant = closest(name, words, _VERY_CLOSE)
+        if meant is not None and name not in settings.like_settings:
+            doubts.append(
+                f"{where(name)} is {value!r} and goes to the scheduler as an option; for the "
+                f"setting use {meant}."
+            )
+    return doubts
 
 
 def _by_own_names(
@@ -401,11 +518,11 @@ def _by_own_names(
     """
     found: dict[str, Any] = {}
     for key, value in options.items():
-        if key in settings.not_needed:
+        name = own_name(settings, key)
+        if name in settings.not_needed:
             continue
-        name = settings.also_called.get(key, key)
         if name in found:
-            names = [other for other in options if settings.also_called.get(other, other) == name]
+            names = [other for other in options if own_name(settings, other) == name]
             raise UserError(f"{where}: {' and '.join(names)} are two names of one option.")
         found[name] = value
     return found
@@ -470,8 +587,10 @@ def check(settings: ExecutorSettings, prefix: str, profile: "Optional[Profile]" 
     settings, sources = take_options(with_defaults(settings), _where("options", prefix, {}))
     options: dict[str, Any] = {}
     ignored: list[str] = []
+    doubts: list[str] = []
     if profile is not None:
-        settings, options, found, ignored = lay_on_profile(settings, profile)
+        ignored, doubts = look_at_keys(settings, profile)
+        settings, options, found = lay_on_profile(settings, profile)
         sources = {**found, **sources}
     values: dict[str, Any] = {}
     for thefield in fields(ExecutorSettings):
@@ -480,8 +599,7 @@ def check(settings: ExecutorSettings, prefix: str, profile: "Optional[Profile]" 
             where = _where(thefield.name, prefix, sources)
             value = read(where, value, READERS[thefield.name])
         values[thefield.name] = value
-    for name in ("profile", "show_config"):
-        del values[name]
+    del values["profile"]
     recheck = values.pop("recheck_interval")
     values["query_ceiling"] = None if recheck is None else recheck / 10
     for name, default in (("prescript", ""), ("postscript", ""), ("timeout", 0.0)):
@@ -493,9 +611,18 @@ def check(settings: ExecutorSettings, prefix: str, profile: "Optional[Profile]" 
         value = values["options"].pop(name, None)
         values[name] = read(where, value, reader)
     sources = {name: source for name, source in sources.items() if name not in own}
+    said = _where("options", prefix, {})
+    doubts += look_at_options(
+        settings, values["options"], lambda name: f"{name} in {sources.get(name, said)}"
+    )
     values["plugins"] = tuple(values["plugins"] or ())
     return Checked(
-        **values, prefix=prefix, settings=settings, sources=sources, ignored=tuple(ignored)
+        **values,
+        prefix=prefix,
+        settings=settings,
+        sources=sources,
+        ignored=tuple(ignored),
+        doubts=tuple(doubts),
     )
 
 

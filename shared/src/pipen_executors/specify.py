@@ -29,7 +29,14 @@ from .group import (
 from .jobdir import JobDir, Record
 from .layers import asked_for, disagreement, known, layers
 from .postprocess import postprocess_direct, postprocess_respawned
-from .settings import ENVIRONMENT_AT_IMPORT, READERS, Checked, is_shared_setting, read
+from .settings import (
+    ENVIRONMENT_AT_IMPORT,
+    ONLY_OPTIONS,
+    READERS,
+    Checked,
+    is_shared_setting,
+    read,
+)
 from .spec import JobSpec, Resources
 from .units import parse_gpus, parse_megabytes, parse_minutes, parse_variables
 from .work import movable_words, places_of, work_of
@@ -197,11 +204,24 @@ class Specifier:
                 right = "it holds for all jobs of a run"
                 if own in self._names:
                     right = f"use resource {own}"
+            elif not self._checked.settings.takes_options and name not in ONLY_OPTIONS:
+                self._warn_of_option(name, rule)
+                continue
             else:
                 continue
             raise UserError(
                 f"resource pipen_options of rule {rule}: {name} is a setting and no option of the "
                 f"scheduler; {right}."
+            )
+
+    def _warn_of_option(self, name: str, rule: str) -> None:
+        """Say once that an option changes nothing: rules are written for other schedulers too."""
+        if (rule, name) not in self._told:
+            self._told.add((rule, name))
+            self._executor.on_message(
+                f"resource pipen_options of rule {rule}: scheduler {self._scheduler.name} has no "
+                f"option {name}; it is passed over.",
+                warning=True,
             )
 
     def _cannot_be_direct(self, rule: str, why: str) -> UserError:

@@ -26,6 +26,8 @@ class ExecutorSettings(SharedSettings):
 
     also_called: ClassVar[Mapping[str, str]] = {"mount": "volumes", "mount_as_cwd": "volume_as_cwd"}
 
+    like_settings: ClassVar[frozenset[str]] = frozenset({"env", "volume"})
+
     image: Optional[str] = field(
         default=None,
         metadata={"help": "Container image for rules that name none."},
@@ -169,7 +171,7 @@ class Executor(PipenExecutor):
         scheduler = ContainerScheduler(
             workdir,
             Config(
-                prefix=checked.prefix,
+                where=checked.where,
                 bin=bin,
                 kind=kind,
                 image=settings.image,

@@ -20,12 +20,13 @@ BASH: Final = "bash"
 class Config:
     """The settings of pipen-container, read.
 
-    ``surroundings`` is what all containers see, ``cwd_volume`` the volume of the working
-    directory, ``python`` whether this Python is mounted, ``enforce`` whether containers are
-    held to what their jobs ask for, ``tell`` shows a line to the user.
+    ``where`` says what a setting is called in messages, ``surroundings`` is what all containers
+    see, ``cwd_volume`` the volume of the working directory, ``python`` whether this Python is
+    mounted, ``enforce`` whether containers are held to what their jobs ask for, ``tell`` shows a
+    line to the user.
     """
 
-    prefix: str
+    where: Callable[[str], str]
     bin: str
     kind: str
     image: str | None
@@ -49,20 +50,20 @@ def image_of(spec: JobSpec, config: Config) -> str:
     UserError
         If it has none, or a group more than one, or the runtime cannot have one of this name.
     """
-    where, prefix = f"resource pipen_image of rule {spec.rule}", config.prefix
+    where = f"resource pipen_image of rule {spec.rule}"
     if asked := spec.resources.extra.get("pipen_image"):
         images = {str(asked)}
     else:
         where = f"container: of rule {spec.rule}"
         images = {image or config.image or "" for image in spec.images}
         if images == {config.image}:
-            where = f"--{prefix}-image"
+            where = config.where("image")
     if len(images) > 1:
         raise UserError(f"The rules of {spec.rule} ask for different containers: {images}.")
     (image,) = images
     if not image:
         raise UserError(
-            f"Rule {spec.rule} has no container image: set --{prefix}-image, container: or "
+            f"Rule {spec.rule} has no container image: set {config.where('image')}, container: or "
             "resource pipen_image of the rule, or make it one of the localrules, which run "
             "outside containers."
         )
@@ -83,6 +84,6 @@ def check_python(spec: JobSpec, config: Config) -> None:
     if spec.python_for and not config.python:
         raise UserError(
             f"Rule {spec.rule} needs the Python that runs Snakemake ({spec.python_for}), "
-            f"which is not in its container. Set --{config.prefix}-python to 'host' to have it "
+            f"which is not in its container. Set {config.where('python')} to 'host' to have it "
             "mounted, or make the rule one of the localrules, which run outside containers."
         )

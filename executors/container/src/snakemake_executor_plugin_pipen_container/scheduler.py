@@ -214,7 +214,7 @@ class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: i
         except TransientError:
             raise
         except SchedulerError as error:
-            setting = f"--{self._config.prefix}-entrypoint"
+            setting = self._config.where("entrypoint")
             raise ends.of_refusal(error, image, self._config.entrypoint[0], setting) from None
 
     def _is_unwanted(self, job: Job) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
@@ -20,6 +20,8 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 @dataclass
 class ExecutorSettings(SharedSettings):
     """Settings of pipen-local."""
+
+    takes_options: ClassVar[bool] = False
 
     kill_grace: str = field(
         default=Default("10"),

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from pipen_executors.exceptions import NoSuchSchedulerError, UserError, WrongSchedulerTypeError
-from pipen_executors.foreign import make_foreign
+from pipen_executors.foreign import doubtful_options, make_foreign
 from pipen_executors.profiles import DEFAULT, Profile, read_profile
 from pipen_executors.registry import available, find_scheduler
 from pipen_executors.settings import Checked, ExecutorSettings, check
@@ -91,6 +91,8 @@ class Choice:
         scheduler = found
 
         def make(run: PipenExecutor, root: Path, checked: Checked) -> SchedulerPostInit:
+            for doubt in doubtful_options(scheduler, checked):
+                warn(doubt)
             return make_foreign(scheduler, self.where, root, checked)
 
         return check(ExecutorSettings(**shared), "pipen", profile), make
@@ -136,6 +138,9 @@ def choose(settings: Any, resources: Mapping[str, Any], rule: str) -> Choice:
     if named_profile or named_scheduler:
         if choice.lane == usual.lane:
             return usual
+        if named_scheduler and not named_profile and profile.scheduler is None:
+            # So are scheduler_opts that do not say which scheduler they are for.
+            choice = replace(choice, profile=replace(profile, options={}))
         return replace(choice, settings=replace(settings, options=[]))
     return choice
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, ClassVar, Optional
 
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
@@ -23,6 +23,8 @@ class ExecutorSettings(SharedSettings):
 
     scheduler_words = frozenset({"pe"})
     bare_flags = frozenset({"cwd"})
+    option_prefixes: ClassVar[tuple[str, ...]] = ("qsub_", "sge_")
+
     qsub: str = field(default=Default("qsub"), metadata={"help": "Path of qsub."})
     qstat: str = field(default=Default("qstat"), metadata={"help": "Path of qstat."})
     qdel: str = field(default=Default("qdel"), metadata={"help": "Path of qdel."})
@@ -96,7 +98,7 @@ class Executor(PipenExecutor):
 
         settings = checked.settings
 
-        return SgeScheduler(
+        scheduler = SgeScheduler(
             workdir,
             jobname_prefix=checked.jobname_prefix,
             qsub=checked.command("qsub"),
@@ -114,3 +116,5 @@ class Executor(PipenExecutor):
             host_timeout=checked.read("host_timeout", parse_seconds),
             warn=lambda text: run.on_message(text, warning=True),
         )
+        scheduler.environment_setting = checked.where("pe")
+        return scheduler

@@ -56,6 +56,8 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
     # Often enough to hear within ten seconds of a job that was removed while it waited.
     query_ceiling = 7.5
     accounting_lag = inf  # how long to wait follows from the cell's configuration
+    environment_setting: str = "--pipen-sge-pe"
+    """What the setting of the parallel environment is called in messages."""
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
         if environment is None:
             there = ", ".join(f"{name} ({rule})" for name, rule in sorted(rules.items()))
             raise SettingError(
-                "--pipen-sge-pe (or resource sge_pe)",
+                f"{self.environment_setting} (or resource sge_pe)",
                 None,
                 "jobs with several threads need a parallel environment, and there is not exactly "
                 f"one that keeps all slots on one host; there are: {there or 'none'}",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, ClassVar, Optional
 
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
@@ -19,6 +19,8 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 @dataclass
 class ExecutorSettings(SharedSettings):
     """Settings of pipen-slurm."""
+
+    option_prefixes: ClassVar[tuple[str, ...]] = ("sbatch_", "slurm_")
 
     sbatch: str = field(default=Default("sbatch"), metadata={"help": "Path of sbatch."})
     squeue: str = field(default=Default("squeue"), metadata={"help": "Path of squeue."})

@@ -26,6 +26,8 @@ class ExecutorSettings(SharedSettings):
 
     not_needed: ClassVar[frozenset[str]] = frozenset({"ssh"})
 
+    takes_options: ClassVar[bool] = False
+
     servers: List[str] = field(
         default_factory=list,
         metadata={
@@ -110,7 +112,9 @@ class Executor(PipenExecutor):
         )
         if how == "sftp":
             keep = run.workflow.execution_settings.keep_incomplete
-            scheduler: SshScheduler = SendingSshScheduler(*common, keep_incomplete=keep)
+            sending = SendingSshScheduler(*common, keep_incomplete=keep)
+            sending.staging_setting = checked.where("staging")
+            scheduler: SshScheduler = sending
         else:
             scheduler = SshScheduler(*common)
         scheduler.kill_grace = checked.read("kill_grace", parse_seconds)

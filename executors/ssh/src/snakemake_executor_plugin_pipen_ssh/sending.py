@@ -42,6 +42,8 @@ class SendingSshScheduler(SshScheduler):
     stages = True
     brings_files = True
     has_own_paths = True
+    staging_setting: str = "--pipen-ssh-staging"
+    """What the setting is called in messages."""
 
     def __init__(self, workdir: Path, *others: Any, keep_incomplete: bool = False) -> None:
         self._staging = Staging(os.getcwd(), f"{workdir}/{EVENTS}", others[-1])
@@ -57,8 +59,8 @@ class SendingSshScheduler(SshScheduler):
             some = ", ".join(list(spec.addresses.values())[:3])
             raise UserError(
                 f"Rule {spec.rule} has files in Snakemake's storage, which pipen-ssh does not "
-                f"send: {some}. With --shared-fs-usage none and --pipen-ssh-staging none "
-                "Snakemake on the servers gets them by itself."
+                f"send: {some}. With --shared-fs-usage none and 'none' for "
+                f"{self.staging_setting} Snakemake on the servers gets them by itself."
             )
         super().check(spec)
 
