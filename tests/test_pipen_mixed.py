@@ -521,3 +521,93 @@ class TestNoSharedFiles(ConformanceBase):
             workflow.run().ok()
         here = os.uname().nodename
         assert workflow.lines("c.out") == [here, "big1"]
+
+
+HOUSE = """
+from xqute.schedulers.slurm_scheduler import SlurmScheduler
+
+class House(SlurmScheduler):
+    name = "house"
+
+    def jobcmd_init(self, job):
+        return super().jobcmd_init(job) + "\\nexport FROM_HOUSE=yes"
+
+    async def kill_job(self, job):
+        with open("killed", "a") as stream:
+            print(job.spec.rule, file=stream)
+        await super().kill_job(job)
+"""
+
+
+@pytest.mark.slurm
+class TestOtherHouseOnSlurm(ConformanceBase):
+    """A class of another house, named as module:Class, on a real cluster."""
+
+    __test__ = True
+    backend = Backend("pipen", arguments=("--pipen-scheduler", "house:House"), drives="house.House")
+
+    @pytest.fixture(scope="class", autouse=True)
+    def on_cluster(self, request: pytest.FixtureRequest, cluster: SlurmCluster) -> None:
+        environment = {"HOME": "/nonexistent", **cluster.env}
+        request.cls.backend = replace(self.backend, environment=environment)
+
+    def test_success_failure_retry_and_halt(self, workflow: Workflow) -> None:
+        workflow.file("house.py", HOUSE)
+        workflow.snakefile(
+            """
+            rule all:
+                input: "good.out", "flaky.out", "long.out", "held.out", "bad.out"
+            rule good:
+                output: "good.out"
+                shell: "echo $FROM_HOUSE > {output}"
+            rule flaky:
+                input: "good.out"
+                output: "flaky.out"
+                resources: pipen_error_strategy="retry", pipen_num_retries=1
+                shell: "echo >> n; touch {output}; [ $(wc -l < n) -eq 2 ]"
+            rule long:
+                input: "flaky.out"
+                output: "long.out"
+                shell: "touch started; sleep 600"
+            rule held:
+                input: "flaky.out"
+                output: "held.out"
+                resources: pipen_options="begin=now+1hour"
+                shell: "touch {output}"
+            rule bad:
+                input: "flaky.out"
+                output: "bad.out"
+                resources: pipen_error_strategy="halt"
+                shell: "until [ -e started ]; do sleep 0.1; done; exit 3"
+            """
+        )
+        result = workflow.run(env={"PYTHONPATH": str(workflow.dir)}).failed()
+        assert workflow.read("good.out") == "yes\n"
+        result.has("retry 1 of 1", "its error strategy is 'halt'")
+        assert "exit status 3" in result.failure("bad").message
+        assert sorted(workflow.lines("killed")) == ["held", "long"]
+        workflow.assert_nothing_runs()
+
+    def test_interrupted(self, workflow: Workflow) -> None:
+        """With one job that runs and one that waits in the queue."""
+        workflow.file("house.py", HOUSE)
+        workflow.snakefile(
+            """
+            rule all:
+                input: "long.out", "held.out"
+            rule long:
+                output: "long.out"
+                shell: "touch started; sleep 600"
+            rule held:
+                output: "held.out"
+                resources: pipen_options="begin=now+1hour"
+                shell: "touch {output}"
+            """
+        )
+        process = workflow.start(env={"PYTHONPATH": str(workflow.dir)})
+        process.wait_for(lambda: workflow.exists("started"), "the start")
+        process.wait_for(lambda: workflow.job("held").jid, "the submission")
+        process.interrupt()
+        process.wait().failed().has("2 jobs have been cancelled")
+        assert sorted(workflow.lines("killed")) == ["held", "long"]
+        workflow.assert_nothing_runs()

@@ -49,7 +49,7 @@ class BadSettings(ConformanceBase):
             ("num_retries", "1.5", "a whole number, 0 or more"),
             ("timeout", "soon", "a time such as 90, 30m, 2h"),
             ("timeout", "-5", "a time such as 90, 30m, 2h"),
-            ("submission_batch", "0", "a whole number, 1 or more"),
+            ("submission_batch", "-1", "a whole number, 0 or more"),
             ("submit_rate", "fast", "a number and a time such as 50/1min"),
             ("recheck_interval", "0", "a whole number, 1 or more"),
             ("options", "=nokey", "KEY=VALUE"),

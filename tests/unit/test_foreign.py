@@ -197,6 +197,29 @@ def test_kill_job(start: StartRun) -> None:
     assert (run.root / "killed").read_text() == job.jid
 
 
+class Unsure(Kills):
+    """Holds a job, and cannot say whether it is there any more once it was killed."""
+
+    async def submit_job(self, job: Any) -> Any:
+        return "held"
+
+    async def kill_job(self, job: Any) -> None: ...
+
+    async def job_is_running(self, job: Any) -> bool:
+        raise IndexError("list index out of range")
+
+
+def test_job_that_was_killed_before_it_began_is_not_waited_for(start: StartRun) -> None:
+    run = start(Unsure)
+    (job,) = run.submit(run.spec("a", "true"))
+    wait_for(lambda: job.jid, "the submission")
+    run.engine.cancel()
+    assert job.outcome is not None
+    assert job.outcome.reason is ExitReason.CANCELLED
+    assert not any("whether it has" in text for text in run.messages)
+    assert not job.directory.claim(job.token)
+
+
 def test_halt(start: StartRun) -> None:
     run = start(Kills)
     run.submit(

@@ -13,6 +13,7 @@ method resolution order, with the calls of the engine, and :class:`Base` between
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 import types
@@ -113,6 +114,7 @@ class Foreign(SchedulerPostInit):
     _root: Path
     _options: Mapping[str, Any]
     _config: Any
+    _never_begin: set[str]
 
     @property
     def config(self) -> Any:
@@ -152,13 +154,36 @@ class Foreign(SchedulerPostInit):
         finally:
             _config_of_job.reset(token)
 
+    async def kill_jobs(self, jobs: Sequence[Job]) -> None:
+        """End jobs one by one; those that have not begun never will, whatever the scheduler does.
+
+        Raises
+        ------
+        TransientError
+            If one is still there, and could not be ended.
+        """
+        await super().kill_jobs(jobs)
+        for job in jobs:
+            with contextlib.suppress(OSError):
+                if await self.claim(job):
+                    self._never_begin.add(job.token)
+
+    def forget(self, job: Job) -> None:
+        """Drop what was noted of a job that has ended."""
+        if job.record is not None:
+            self._never_begin.discard(job.token)
+
     async def query_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, Report]:
         """Ask for each job whether it is there, and whether it will never begin.
 
-        xqute asks a class ``job_fails_before_running`` of jobs that have not begun.
+        xqute asks a class ``job_fails_before_running`` of jobs that have not begun. Its Slurm
+        scheduler raises ``IndexError`` for a job that has ended in the queue.
         """
         answers = dict(await super().query_jobs(jobs))
         for job in jobs:
+            is_unknown = answers[job].presence is Presence.UNKNOWN
+            if is_unknown and job.record is not None and job.token in self._never_begin:
+                answers[job] = Report(Presence.GONE)
             if job.state is JobState.SUBMITTED and await self._fails_before_running(job):
                 detail = "its scheduler says so (job_fails_before_running)"
                 outcome = Outcome(ExitReason.LAUNCH_FAILURE, detail=detail)
@@ -385,6 +410,7 @@ def make_foreign(
         pipeline = Pipeline(here.name, here, root.parent, {"scheduler_opts": checked.options})
         instance._root = root
         instance._options = dict(checked.options)
+        instance._never_begin = set()
         instance.proc = Proc(
             name=root.name,
             pipeline=pipeline,
