@@ -26,6 +26,8 @@ from typing import Self, TypeVar
 import psutil
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
+from .forked import Forked, server
+
 T = TypeVar("T")
 
 PATIENCE = 60.0
@@ -251,7 +253,9 @@ class Result:
 class Process:
     """Snakemake, running.
 
-    It leads a process group of its own, like a command typed into a terminal.
+    It leads a process group of its own, like a command typed into a terminal. Unless it is
+    another user's, or its environment has something to say to the interpreter itself, it is
+    forked from a process that has imported it.
     """
 
     def __init__(
@@ -259,16 +263,22 @@ class Process:
     ) -> None:
         self.log = log
         self._started = time.monotonic()
-        with log.open("wb") as stream:
-            self._popen = subprocess.Popen(
-                [*_WITH_HANG_UP, *(_as_user(user) if user else ()), *argv],
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._popen: subprocess.Popen[bytes] | Forked
+        if user is None and _for_interpreter(env) == _for_interpreter(
+            _clean_environment(cwd, None)
+        ):
+            self._popen = server().start(argv[len(_SNAKEMAKE) :], cwd, env, log)
+        else:
+            with log.open("wb") as stream:
+                self._popen = subprocess.Popen(
+                    [*_WITH_HANG_UP, *(_as_user(user) if user else ()), *argv],
+                    cwd=cwd,
+                    env=dict(env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
         self.pid = self._popen.pid
 
     @property
@@ -449,9 +459,7 @@ class Workflow:
         own = executor == self.backend.executor
         number = "--jobs" if own and not self.backend.local else "--cores"
         return [
-            sys.executable,
-            "-m",
-            "snakemake",
+            *_SNAKEMAKE,
             "--executor",
             executor,
             number,
@@ -565,6 +573,7 @@ class Workflow:
             shutil.rmtree(self._own_root, ignore_errors=True)
 
 
+_SNAKEMAKE = (sys.executable, "-m", "snakemake")
 _WITH_HANG_UP = ("env", "--default-signal=HUP")
 """The beginning of a command line: what closing a terminal does to the rest does not depend on
 how the tests were started.
@@ -572,6 +581,11 @@ how the tests were started.
 Not a ``preexec_fn``, for which Python forks: a child of a process that serves gRPC may die of
 what gRPC does at a fork.
 """
+
+
+def _for_interpreter(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that count when a program or Python itself starts."""
+    return {k: v for k, v in env.items() if k.startswith(("PYTHON", "LD_", "LC_", "LANG"))}
 
 
 def _group_of(user: str) -> int:

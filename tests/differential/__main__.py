@@ -16,7 +16,6 @@ from .compare import Difference
 from .generator import plan_of
 from .plan import Plan
 from .render import render, shown
-from .running import server
 from .trial import Trial, shrunk
 
 
@@ -31,8 +30,8 @@ def main() -> int:
     kept = Path(tempfile.gettempdir(), "pipen-differential-results")
     root = Path(tempfile.mkdtemp(prefix="pipen-differential-work-"))
     found: dict[int, list[Difference]] = {}
-    with server() as snakemakes, BACKENDS[arguments.executor]() as backend:
-        trial = Trial(backend, snakemakes, root, kept, keep=arguments.keep)
+    with BACKENDS[arguments.executor]() as backend:
+        trial = Trial(backend, root, kept, keep=arguments.keep)
         start = time.monotonic()
         with ThreadPoolExecutor(arguments.workers) as pool:
             for seed, differences in zip(seeds, pool.map(trial.of_seed, seeds), strict=True):

@@ -11,17 +11,16 @@ import pickle
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.conformance.harness import Backend, _clean_environment, wait_for
+from tests.conformance.forked import server
+from tests.conformance.harness import Backend, _clean_environment
 
 from .plan import Plan
 from .render import benchmarks, render, write
@@ -51,76 +50,9 @@ class Observed:
     report: tuple[str, ...]
 
 
-class Server:
-    """The process that forks Snakemakes (:mod:`.server`)."""
-
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="pipen-differential-")
-        self._socket = str(Path(self._directory.name, "socket"))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.differential.server", self._socket],
-            stdin=subprocess.DEVNULL,
-        )
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait()
-        self._directory.cleanup()
-
-    def run(
-        self,
-        argv: Sequence[str],
-        cwd: Path,
-        env: dict[str, str],
-        umask: int,
-        log: Path,
-        timeout: float,
-    ) -> int:
-        """Run Snakemake; return its exit status.
-
-        Raises
-        ------
-        TimeoutError
-            If it does not end; its processes are ended then.
-        """
-        wait_for(
-            lambda: os.path.exists(self._socket) or self._process.poll() is not None,
-            "the server of Snakemakes",
-            timeout=300,
-        )
-        request = {"argv": argv, "cwd": str(cwd), "env": env, "umask": umask, "leads": True}
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout)
-            connection.connect(self._socket)
-            with open(os.devnull) as nothing, log.open("wb") as output:
-                standard = [nothing.fileno(), output.fileno(), output.fileno()]
-                socket.send_fds(connection, [b"+"], standard)
-            with connection.makefile("rw") as stream:
-                print(json.dumps(request), file=stream, flush=True)
-                pid = int(stream.readline())
-                try:
-                    return int(stream.readline())
-                except TimeoutError:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
-                    raise
-
-
-@contextlib.contextmanager
-def server() -> Iterator[Server]:
-    """A server of Snakemakes."""
-    running = Server()
-    try:
-        yield running
-    finally:
-        running.close()
-
-
 def observe(
     plan: Plan,
     backend: Backend,
-    server: Server,
     root: Path,
     *,
     keep: bool = False,
@@ -133,8 +65,6 @@ def observe(
         The workflow.
     backend
         What runs it.
-    server
-        Where Snakemake comes from.
     root
         Directory in which it gets one of its own.
     keep
@@ -143,13 +73,13 @@ def observe(
     root.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix=f"{plan.seed}-{backend.executor}-", dir=root))
     try:
-        return _observe(plan, backend, server, home)
+        return _observe(plan, backend, home)
     finally:
         if not keep:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _observe(plan: Plan, backend: Backend, server: Server, home: Path) -> Observed:
+def _observe(plan: Plan, backend: Backend, home: Path) -> Observed:
     directory = home / "w"
     directory.mkdir()
     (home / "tmp").mkdir()
@@ -175,7 +105,15 @@ def _observe(plan: Plan, backend: Backend, server: Server, home: Path) -> Observ
         argv += by.arguments
         argv += [word for option in plan.options for word in option]
         log = home / f"{len(runs)}.log"
-        rc = server.run([*argv, *arguments], directory, env, plan.umask, log, timeout)
+        snakemake = server().start(
+            [*argv, *arguments], directory, env, log, umask=plan.umask, forks_jobs=by.local
+        )
+        try:
+            rc = snakemake.wait(timeout)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(snakemake.pid, signal.SIGKILL)
+            raise
         text = log.read_text(errors="replace").replace(str(directory), "@DIR@")
         runs[name] = Text(rc, text.replace(str(home), "@HOME@"))
         return rc
@@ -220,18 +158,18 @@ def _stamp() -> str:
     return digest.hexdigest()[:16]
 
 
-def observe_local(plan: Plan, server: Server, root: Path, kept: Path | None) -> Observed:
+def observe_local(plan: Plan, root: Path, kept: Path | None) -> Observed:
     """Return what Snakemake's own executor makes of a workflow, from a former time if possible.
 
     Parameters
     ----------
-    plan, server, root
+    plan, root
         As for :func:`observe`.
     kept
         Directory of the results of this session, which several processes may share.
     """
     if kept is None:
-        return observe(plan, LOCAL, server, root)
+        return observe(plan, LOCAL, root)
     kept.mkdir(parents=True, exist_ok=True)
     place = kept / f"{plan.seed}-{_stamp()}"
     with place.with_suffix(".lock").open("w") as lock:
@@ -239,6 +177,6 @@ def observe_local(plan: Plan, server: Server, root: Path, kept: Path | None) -> 
         if place.exists():
             found: Observed = pickle.loads(place.read_bytes())
             return found
-        found = observe(plan, LOCAL, server, root)
+        found = observe(plan, LOCAL, root)
         place.write_bytes(pickle.dumps(found))
         return found

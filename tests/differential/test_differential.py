@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from .__main__ import described
 from .backends import BACKENDS
 from .compare import ALLOWED
 from .generator import plan_of
-from .running import Server, server
 from .trial import Trial, shrunk
 
 _MARKS = {
@@ -32,23 +30,17 @@ _OFTEN = 300
 
 
 @pytest.fixture(scope="module")
-def snakemakes() -> Iterator[Server]:
-    with server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the results of the local executor are kept, for all workers of a session."""
     session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     return Path(tempfile.gettempdir(), f"pipen-differential-{session}")
 
 
-def _differ(name: str, first: int, last: int, snakemakes: Server, root: Path, kept: Path) -> str:
+def _differ(name: str, first: int, last: int, root: Path, kept: Path) -> str:
     """Return what is different on some seeds, each with a workflow that shows it."""
     texts: list[str] = []
     with BACKENDS[name]() as backend:
-        trial = Trial(backend, snakemakes, root, kept)
+        trial = Trial(backend, root, kept)
         with ThreadPoolExecutor(3) as pool:
             found = list(pool.map(trial.of_seed, range(first, last)))
         for seed, differences in zip(range(first, last), found, strict=True):
@@ -64,17 +56,17 @@ def _differ(name: str, first: int, last: int, snakemakes: Server, root: Path, ke
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=_MARKS[name]) for name in ("pipen-local", "pipen-slurm")]
 )
-def test_some_workflows(name: str, snakemakes: Server, tmp_path: Path, kept: Path) -> None:
-    different = _differ(name, 0, _ALWAYS, snakemakes, tmp_path, kept)
+def test_some_workflows(name: str, tmp_path: Path, kept: Path) -> None:
+    different = _differ(name, 0, _ALWAYS, tmp_path, kept)
     assert not different, different
 
 
 @pytest.mark.rest
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=_MARKS[name]) for name in BACKENDS])
-def test_many_workflows(name: str, snakemakes: Server, tmp_path: Path, kept: Path) -> None:
+def test_many_workflows(name: str, tmp_path: Path, kept: Path) -> None:
     many = 100 if "ssh" in name or name.endswith("docker") else _OFTEN
-    different = _differ(name, 0, many, snakemakes, tmp_path, kept)
+    different = _differ(name, 0, many, tmp_path, kept)
     assert not different, different
 
 

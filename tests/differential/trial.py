@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.conformance.harness import Backend
 from .compare import Difference, compare
 from .generator import plan_of
 from .plan import Plan
-from .running import Server, observe, observe_local
+from .running import observe, observe_local
 
 
 @dataclass
@@ -22,8 +23,6 @@ class Trial:
     ----------
     backend
         The other.
-    server
-        Where Snakemake comes from.
     root
         Directory of the workflows.
     kept
@@ -35,7 +34,6 @@ class Trial:
     """
 
     backend: Backend
-    server: Server
     root: Path
     kept: Path | None
     keep: bool = False
@@ -47,11 +45,11 @@ class Trial:
 
     def of_plan(self, plan: Plan, kept: Path | None = None) -> list[Difference]:
         """Return the differences on a workflow."""
-        local = observe_local(plan, self.server, self.root, kept)
+        local = observe_local(plan, self.root, kept)
         self.failed_locally += local.runs["run"].rc != 0
         try:
-            other = observe(plan, self.backend, self.server, self.root, keep=self.keep)
-        except TimeoutError:
+            other = observe(plan, self.backend, self.root, keep=self.keep)
+        except subprocess.TimeoutExpired:
             return [Difference("end of the run", "was there", "was not")]
         found = compare(local, other, self.backend.executor)
         planned = plan.serial or ("--keep-going",) in plan.options
