@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -316,6 +317,14 @@ def _made_in(loop: asyncio.AbstractEventLoop, make: Callable[[], T]) -> T:
     return answers[0]
 
 
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Tell whether a record of asyncio's is more than that a process outlives its loop.
+
+    Those that a class starts are jobs: a wrapper tells its end just before it ends.
+    """
+    return record.msg != "Loop %r that handles pid %r is closed"
+
+
 def doubtful_options(scheduler: type[xqute.Scheduler], checked: Checked) -> list[str]:
     """Return a sentence for each option that is a slip of the pen for an argument of a class.
 
@@ -396,6 +405,7 @@ def make_foreign(
     # pipen's init_proc() appends the name of the process.
     workdir = root.parent if hasattr(made, "init_proc") else root
     loop = asyncio.new_event_loop()
+    logging.getLogger("asyncio").addFilter(_is_of_interest)  # the same one once only
     try:
         instance: Any = _made_in(loop, lambda: made(workdir, **arguments))
     except Exception as error:
