@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -315,3 +316,18 @@ def test_stub_quotes_paths() -> None:
     assert """'/mnt/it'"'"'s here/w'""" in text
     assert "job.kill.job-1-2" in text
     assert "job.kill" not in stub("job-1-2", ["/w"]), "alone, it is cancelled as a job"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("machineType", "use machine_type"),
+        ("taskCount", "as a field of a job of Batch it is taskGroups[0].taskCount"),
+        ("max_run_duration", "it is taskGroups[0].taskSpec.maxRunDuration"),
+        ("bootDisk", "it is allocationPolicy.instances[0].policy.bootDisk"),
+        ("nonsense", "expected one of commands, entrypoint"),
+    ],
+)
+def test_option_that_has_another_name(name: str, said: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(said)):
+        read_options({name: 1}, lambda name: f"option {name}")

@@ -35,6 +35,30 @@ def is_field(name: str) -> bool:
     return _field(_DESCRIPTOR, name) is not None
 
 
+def path_of(name: str) -> str | None:
+    """Return where in a job a field lies that is no field of the job itself, if there is one.
+
+    >>> path_of("max_run_duration")
+    'taskGroups[0].taskSpec.maxRunDuration'
+    """
+    level = [("", _DESCRIPTOR)]
+    seen = set()
+    while level:
+        deeper = []
+        for path, descriptor in level:
+            if (found := _field(descriptor, name)) is not None:
+                return f"{path}{found.camelcase_name}"
+            for field in descriptor.fields:
+                below = field.message_type
+                if below is None or below.full_name in seen or below.GetOptions().map_entry:
+                    continue
+                seen.add(below.full_name)
+                index = "[0]" if field.is_repeated else ""
+                deeper.append((f"{path}{field.camelcase_name}{index}.", below))
+        level = deeper
+    return None
+
+
 def checked(table: Mapping[str, Any], where: str) -> Table:
     """Return options with the fields' own names.
 

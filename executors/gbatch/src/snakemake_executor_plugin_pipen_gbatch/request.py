@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipen_executors.exceptions import SettingError
-from pipen_executors.settings import read
+from pipen_executors.settings import closest, read
 from pipen_executors.units import parse_switch
 
 from . import message
@@ -133,9 +134,7 @@ def read_options(given: Mapping[str, Any], where: Callable[[str], str]) -> Reque
         elif name == "max_spot_attempts":
             attempts = read(where(name), value, parse_retries)
         elif not message.is_field(name):
-            known = sorted({*FIELDS, *COMMAND, "mount", "max_spot_attempts"})
-            problem = f"expected one of {', '.join(known)}, or a field of a job of Batch"
-            raise SettingError(where(name), value, problem)
+            raise SettingError(where(name), value, _right_name(name))
     # Fields are stronger than pipen's own options, as in pipen.
     for name, value in given.items():
         if name not in FIELDS and message.is_field(name) and value is not None:
@@ -145,6 +144,17 @@ def read_options(given: Mapping[str, Any], where: Callable[[str], str]) -> Reque
             (order, _checked_runnable(one, where("runnables"))) for order, one in words["runnables"]
         )
     return Request(table, Command(**words), mounts, attempts)
+
+
+def _right_name(name: str) -> str:
+    """Return what is right in place of an option that there is not."""
+    known = sorted({*FIELDS, *COMMAND, "mount", "max_spot_attempts"})
+    spelled = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    if (meant := closest(spelled, known)) is not None:
+        return f"there is no such option; use {meant}"
+    if (path := message.path_of(name)) is not None:
+        return f"there is no such option; as a field of a job of Batch it is {path}"
+    return f"expected one of {', '.join(known)}, or a field of a job of Batch"
 
 
 def _checked_runnable(table: Table, where: str) -> Table:
