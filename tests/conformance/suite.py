@@ -16,6 +16,7 @@ from .hooking import Hooks
 from .kinds import Code, Kinds, Outputs
 from .nodes import Nodes
 from .resuming import Resuming
+from .scheduler_api import SchedulerApi
 from .settings import BadSettings, Execution, GoodSettings, Metadata
 from .storing import Storage
 from .strategies import Halt, KeepGoing, Retries
@@ -45,5 +46,6 @@ class ExecutorConformance(
     Resuming,
     Chaos,
     Storage,
+    SchedulerApi,
 ):
     """All parts; a backend sets ``__test__ = True`` and ``backend``."""

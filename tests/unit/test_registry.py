@@ -15,8 +15,8 @@ from pipen_executors import get_scheduler
 from pipen_executors.exceptions import NoSuchSchedulerError, WrongSchedulerTypeError
 from pipen_executors.registry import available, find_scheduler
 from pipen_executors.scheduler import xqute
-from snakemake_executor_plugin_pipen_local.scheduler import LocalScheduler
-from snakemake_executor_plugin_pipen_slurm.scheduler import SlurmScheduler
+from snakemake_executor_plugin_pipen_local.pipen_scheduler import LocalScheduler
+from snakemake_executor_plugin_pipen_slurm.pipen_scheduler import SlurmScheduler
 
 from ..third_party import install
 
@@ -37,8 +37,13 @@ def test_own_names_and_classes() -> None:
     assert get_scheduler("local") is LocalScheduler
     assert get_scheduler("slurm") is SlurmScheduler
     assert get_scheduler(SlurmScheduler) is SlurmScheduler
-    path = "snakemake_executor_plugin_pipen_slurm.scheduler:SlurmScheduler"
+    path = "snakemake_executor_plugin_pipen_slurm.pipen_scheduler:SlurmScheduler"
     assert get_scheduler(path) is SlurmScheduler
+    assert get_scheduler("pipen-executors-slurm") is SlurmScheduler
+    for name in ("slurm", path, "pipen-executors-slurm", SlurmScheduler):
+        found = find_scheduler(name, print)
+        assert isinstance(found, types.ModuleType), "Snakemake's jobs need the executor"
+        assert found.__name__ == "snakemake_executor_plugin_pipen_slurm"
     assert isinstance(find_scheduler("local", print), types.ModuleType)
 
 

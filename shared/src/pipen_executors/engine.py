@@ -19,6 +19,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
@@ -160,6 +161,14 @@ class Engine:
         """End every job and wait until the scheduler agrees that none is left."""
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+
+    def cancel_some(self, jobs: Sequence[Job]) -> Future[None]:
+        """End jobs; the future is done when the scheduler agrees that they are gone."""
+        return self.call(self._cancel(jobs))
+
+    def call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Do something with the scheduler, in the loop that it belongs to."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def abandon(self) -> None:
         """Let :meth:`cancel` return without waiting longer for what has been asked to end."""

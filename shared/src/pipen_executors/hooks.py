@@ -157,15 +157,25 @@ class Hooks:
         As :func:`load_plugins` returns them.
     report
         Called with a line for the user when a hook raises.
+    tells_xqute
+        Whether xqute's plugins are called too; not where xqute itself calls them.
     """
 
-    def __init__(self, plugins: Sequence[tuple[str, Any]], report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plugins: Sequence[tuple[str, Any]],
+        report: Callable[[str], None],
+        *,
+        tells_xqute: bool = True,
+    ) -> None:
         self._report = report
+        self._tells_xqute = tells_xqute
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(Specification)
         for name, plugin in plugins:
             self._manager.register(plugin, name)
-        _leave_pipen_out()
+        if tells_xqute:
+            _leave_pipen_out()
 
     def add(self, plugin: object) -> None:
         """Register one more plugin."""
@@ -192,7 +202,7 @@ class Hooks:
         """Call a hook of xqute's plugins that is not about one job."""
         from xqute.plugin import plugin as xqute_plugin
 
-        if xqute_plugin.get_enabled_plugin_names():
+        if self._tells_xqute and xqute_plugin.get_enabled_plugin_names():
             try:
                 getattr(xqute_plugin.hooks, name)(*arguments)
             except Exception as error:
@@ -204,7 +214,7 @@ class Hooks:
         allowed = not any(answer is False for answer in answers)
         from xqute.plugin import plugin as xqute_plugin
 
-        if xqute_plugin.get_enabled_plugin_names():
+        if self._tells_xqute and xqute_plugin.get_enabled_plugin_names():
             try:
                 answer = await getattr(xqute_plugin.hooks, name)(scheduler, job, *more.values())
             except Exception as error:

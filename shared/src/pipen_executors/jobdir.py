@@ -85,6 +85,22 @@ class Record:
     direct: bool = True
 
 
+def new_record(spec: JobSpec, attempt: int, fingerprint: str) -> Record:
+    """Return what a new submission is written down by, with a token of its own."""
+    return Record(
+        token=secrets.token_hex(4),
+        fingerprint=fingerprint,
+        attempt=attempt,
+        rule=spec.rule,
+        jobid=spec.jobid,
+        products=spec.products,
+        shadow_dir=spec.shadow_dir,
+        submitted=time.time(),
+        kept=spec.kept,
+        direct=spec.direct,
+    )
+
+
 _TIMES: Final = re.compile(r"^(\d+)m([\d.,]+)s (\d+)m([\d.,]+)s$", re.MULTILINE)
 """What bash's ``times`` prints; the second line is the shell's children."""
 
@@ -134,18 +150,7 @@ class JobDir:
         OSError
             If the directory cannot be written.
         """
-        record = Record(
-            token=secrets.token_hex(4),
-            fingerprint=fingerprint,
-            attempt=attempt,
-            rule=spec.rule,
-            jobid=spec.jobid,
-            products=spec.products,
-            shadow_dir=spec.shadow_dir,
-            submitted=time.time(),
-            kept=spec.kept,
-            direct=spec.direct,
-        )
+        record = new_record(spec, attempt, fingerprint)
         try:
             os.mkdir(self.path, 0o700)
         except FileNotFoundError:
@@ -153,12 +158,15 @@ class JobDir:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
             self._put_aside(attempt)
-        self.write("job.script", spec.script)
+        self._write_script(spec)
         for name, content in spec.files.items():
             self.write(name, content)
         self._list_as_open()
         self.write("job.record", json.dumps(asdict(record)))
         return record
+
+    def _write_script(self, spec: JobSpec) -> None:
+        self.write("job.script", spec.script)
 
     @property
     def key(self) -> str:
@@ -170,13 +178,18 @@ class JobDir:
         root = os.path.dirname(os.path.dirname(self.path))
         return f"{root}/{OPEN}/{self.key}"
 
+    @property
+    def _below(self) -> str:
+        """The path of the directory below that of its scheduler."""
+        return "/".join(self.path.rsplit("/", 2)[-2:])
+
     def _list_as_open(self) -> None:
-        below = "/".join(self.path.rsplit("/", 2)[-2:])
+        below = self._below.encode(errors="surrogateescape")
         try:
-            _write(self._entry, below.encode(errors="surrogateescape"))
+            _write(self._entry, below)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self._entry), mode=0o700, exist_ok=True)
-            _write(self._entry, below.encode(errors="surrogateescape"))
+            _write(self._entry, below)
 
     def _put_aside(self, attempt: int) -> None:
         """Clear away what an earlier attempt has left, so that all that is written is new.

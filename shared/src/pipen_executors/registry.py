@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = "pipen_sched"
 FAMILY: Final = "snakemake_executor_plugin_pipen_"
+_OF_PIPEN: Final = "pipen_scheduler"
+"""Name of the module of an executor with its class for pipen and xqute."""
 OWN: Final = ("local", "slurm", "sge", "ssh", "container", "gbatch")
 """Names of this family's own schedulers, installed or not."""
 
@@ -47,10 +49,17 @@ def get_scheduler(scheduler: str | type[Scheduler]) -> type[Scheduler]:
         If there is none of that name that can be loaded; says which there are.
     WrongSchedulerTypeError
         If it is no subclass of ``xqute.Scheduler``.
+
+    Notes
+    -----
+    A class of this family is the one for pipen and xqute (:mod:`pipen_executors.pipen_api`).
     """
+    if not isinstance(scheduler, str):
+        return _checked(scheduler, repr(scheduler))
     found = find_scheduler(scheduler, logging.getLogger(__name__).warning)
     if isinstance(found, ModuleType):
-        return _class_in(importlib.import_module(f"{found.__name__}.scheduler"), str(scheduler))
+        module = importlib.import_module(f"{found.__name__}.{_OF_PIPEN}")
+        return _class_in(module, found.__name__.removeprefix(FAMILY))
     return found
 
 
@@ -67,7 +76,7 @@ def find_scheduler(
         Called with a line for each package that is skipped because it cannot be loaded.
     """
     if not isinstance(scheduler, str):
-        return _checked(scheduler, repr(scheduler))
+        return _executor_of(_checked(scheduler, repr(scheduler)))
     if scheduler in backends():
         return _imported(FAMILY + scheduler, scheduler)
     for entry_point in entry_points(group=GROUP, name=scheduler):
@@ -78,7 +87,7 @@ def find_scheduler(
             package = entry_point.dist.name if entry_point.dist is not None else "a package"
             report(f"Scheduler {shown} of {package} is skipped: {error!r}")
             continue
-        return _class_in(loaded, scheduler, shown)
+        return _executor_of(_class_in(loaded, scheduler, shown))
     module, colon, path = scheduler.partition(":")
     if colon:
         thing: Any = _imported(module, scheduler)
@@ -86,7 +95,7 @@ def find_scheduler(
             if not hasattr(thing, name):
                 raise NoSuchSchedulerError(f"There is no scheduler {scheduler!r}: no {name!r}.")
             thing = getattr(thing, name)
-        return _checked(thing, scheduler)
+        return _executor_of(_checked(thing, scheduler))
     hint = ""
     if scheduler in OWN:
         hint = f" Install snakemake-executor-plugin-pipen-{scheduler} to have it."
@@ -104,7 +113,19 @@ def backends() -> list[str]:
 
 def available() -> list[str]:
     """Return all names of schedulers, of which those of other houses may turn out broken."""
-    return [*backends(), *sorted({entry_point.name for entry_point in entry_points(group=GROUP)})]
+    others = {one.name for one in entry_points(group=GROUP) if not one.value.startswith(FAMILY)}
+    return [*backends(), *sorted(others)]
+
+
+def _executor_of(scheduler: type[Scheduler]) -> ModuleType | type[Scheduler]:
+    """Return the module of the executor whose class for pipen this is, or another class itself.
+
+    Snakemake's jobs are run by what that class itself hands its jobs to.
+    """
+    package, _, module = scheduler.__module__.partition(".")
+    if package.startswith(FAMILY) and module == _OF_PIPEN:
+        return importlib.import_module(package)
+    return scheduler
 
 
 def _imported(module: str, scheduler: str) -> ModuleType:

@@ -19,7 +19,7 @@ from .import_xqute import xqute as xqute
 from .job import Job
 from .jobdir import EVENTS
 from .spec import JobSpec
-from .states import Outcome, Presence, Report, Tentative
+from .states import JobState, Outcome, Presence, Report, Tentative
 from .wrapper import WrapperContext, export, render
 
 if TYPE_CHECKING:
@@ -491,6 +491,47 @@ class SchedulerPostInit(Base):
         """Write the wrapper of a job; return its path as xqute's path type."""
         self.write_wrapper(job)
         return job.metadir / f"job.wrapped.{self.name}"
+
+
+class BatchScheduler(SchedulerPostInit):
+    """A scheduler of this family: xqute's calls for one job are those for many, with one.
+
+    Like those, they belong into the engine's loop, from where hooks call them.
+    """
+
+    async def submit_job(self, job: Any) -> Any:
+        """Submit one job; return its id.
+
+        Raises
+        ------
+        SchedulerError
+            If it is refused.
+        """
+        answer = (await self.submit_jobs([job]))[job]
+        if isinstance(answer, SchedulerError):
+            raise answer
+        return answer
+
+    async def kill_job(self, job: Any) -> None:
+        """End one job, waiting or running."""
+        await self.kill_jobs([job])
+
+    async def job_is_running(self, job: Any) -> bool:
+        """Tell whether a job waits in the queue or runs.
+
+        Raises
+        ------
+        TransientError
+            If the scheduler could not be asked.
+        """
+        report = (await self.query_jobs([job])).get(job)
+        return report is not None and report.presence is not Presence.GONE
+
+    async def job_fails_before_running(self, job: Any) -> bool:
+        """Tell whether a job has gone that was never seen to run."""
+        if not job.jid or job.state is not JobState.SUBMITTED:
+            return False
+        return not await self.job_is_running(job)
 
 
 @functools.cache

@@ -128,7 +128,8 @@ class JobSpec:
         Bash that gives a direct job its temporary directory on the node, and completes those
         of its files that name it.
     script_file
-        Name of the file that the interpreter is given, if the node makes it of the script.
+        Name of the file that the interpreter is given, if the node makes it of the script; empty
+        if ``argv`` is the whole command.
     resources, options
         What is asked of the scheduler: neutral terms, and the scheduler's own.
     images

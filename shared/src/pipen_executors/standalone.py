@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .exceptions import SchedulerError, UserError
 from .history import write_accounted
 from .hooks import Hooks
-from .profiles import read_profile
+from .profiles import Profile, read_profile
 from .runs import Attempt, JobStory, Run
 from .settings import Checked, check
 from .spec import JobSpec
@@ -64,12 +64,32 @@ def checked_settings(backend: str, given: dict[str, Any]) -> Checked:
     return check(settings, prefix, profile)
 
 
-class _NoRun:
-    """What a scheduler may ask of the run that it is for, where there is none."""
+def checked_options(backend: str, profile: Profile) -> Checked:
+    """Return the settings of an executor where a profile alone gives them.
 
-    def __init__(self) -> None:
+    Raises
+    ------
+    UserError
+        If it is not installed, or a setting cannot be right.
+    """
+    import snakemake.api  # noqa: F401  - see checked_settings
+
+    return check(plugin_of(backend).ExecutorSettings(), f"pipen-{backend}", profile)
+
+
+class NoRun:
+    """What a scheduler may ask of the run that it is for, where there is none.
+
+    Parameters
+    ----------
+    tell
+        Called with what would be told to the user of a run, and ``warning=True`` for a warning.
+    """
+
+    def __init__(self, tell: Callable[..., None] = lambda text, warning=False: None) -> None:
         from snakemake.settings.types import ExecutionSettings, StorageSettings
 
+        self._tell = tell
         self.workflow = SimpleNamespace(
             execution_settings=ExecutionSettings(),
             storage_settings=StorageSettings(),
@@ -80,14 +100,15 @@ class _NoRun:
         )
 
     def on_message(self, text: str, *, warning: bool = False) -> None:
-        """Pass over what would be told to the user of a run."""
+        """Tell the user something."""
+        self._tell(text, warning=warning)
 
 
 def make_scheduler(backend: str, root: Path, given: dict[str, Any]) -> SchedulerPostInit:
     """Return a scheduler as a run with the same settings has it, not started yet."""
     checked = checked_settings(backend, given)
     executor = plugin_of(backend).Executor
-    scheduler: SchedulerPostInit = executor.make_scheduler(_NoRun(), root, checked)
+    scheduler: SchedulerPostInit = executor.make_scheduler(NoRun(), root, checked)
     scheduler.hooks = Hooks((), lambda text: None)
     return scheduler
 

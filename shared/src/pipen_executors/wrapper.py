@@ -532,14 +532,15 @@ def render(spec: JobSpec, context: WrapperContext, env_code: str) -> str:
         Bash that exports the job's environment.
     """
     q = shlex.quote
-    script = f"{context.directory}/{spec.script_file}"
-    argv = [*spec.argv, script]
+    argv = list(spec.argv)
+    if spec.script_file:
+        argv.append(f"{context.directory}/{spec.script_file}")
     users = any((context.init, spec.prescript, context.prep))
     afterwards = any((spec.postscript, context.end))
     lines = [
         f"#!{context.shebang}",
         f"# {_one_line(f'{spec.rule} {spec.label}')}: written by pipen-executors; the command is "
-        f"{_one_line(q(script))}",
+        f"{_one_line(q(argv[-1]))}",
         _ALONE.replace("@OWN@", " ".join(_OWN)),
         f"umask {context.umask:04o}",
         *(f"{name}=${{{number}-}}" for number, name in enumerate(context.arguments, 1)),

@@ -23,7 +23,7 @@ from xqute.schedulers.container_scheduler import ContainerScheduler as XquteCont
 from pipen_executors.exceptions import SchedulerError, TransientError, UserError
 from pipen_executors.find_bash import start_with_bash
 from pipen_executors.job import Job
-from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.scheduler import BatchScheduler
 from pipen_executors.sessions import Sessions
 from pipen_executors.settings import ENVIRONMENT_AT_IMPORT
 from pipen_executors.spec import JobSpec
@@ -46,7 +46,7 @@ from .labels import Labels
 from .tidy import Tidier
 
 
-class ContainerScheduler(SchedulerPostInit, XquteContainerScheduler):  # type: ignore[misc]
+class ContainerScheduler(BatchScheduler, XquteContainerScheduler):  # type: ignore[misc]
     """Runs jobs in containers.
 
     Parameters

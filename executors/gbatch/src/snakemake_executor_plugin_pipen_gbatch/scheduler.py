@@ -20,7 +20,7 @@ from xqute.schedulers.gbatch_scheduler import GbatchScheduler as XquteGbatchSche
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.jobdir import EVENTS
-from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.scheduler import BatchScheduler
 from pipen_executors.spec import JobSpec
 from pipen_executors.states import Outcome, Report
 
@@ -35,7 +35,7 @@ from .request import Request
 from .transfer import Transfer
 
 
-class GbatchScheduler(SchedulerPostInit, XquteGbatchScheduler):
+class GbatchScheduler(BatchScheduler, XquteGbatchScheduler):
     """Runs jobs on Google Cloud Batch.
 
     Parameters

@@ -9,12 +9,12 @@ from xqute.schedulers.local_scheduler import LocalScheduler as XquteLocalSchedul
 
 from pipen_executors.exceptions import SchedulerError
 from pipen_executors.job import Job
-from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.scheduler import BatchScheduler
 from pipen_executors.sessions import Sessions
 from pipen_executors.states import Outcome, Report
 
 
-class LocalScheduler(SchedulerPostInit, XquteLocalScheduler):
+class LocalScheduler(BatchScheduler, XquteLocalScheduler):
     """Runs jobs on this machine."""
 
     runs_here = True

@@ -19,7 +19,7 @@ from xqute.schedulers.sge_scheduler import SgeScheduler as XquteSgeScheduler
 
 from pipen_executors.exceptions import SchedulerError, SettingError, TransientError
 from pipen_executors.job import Job
-from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.scheduler import BatchScheduler
 from pipen_executors.spec import JobSpec
 from pipen_executors.states import ExitReason, Outcome, Presence, Report
 
@@ -31,7 +31,7 @@ from .hosts import SilentHosts
 from .submission import Submitter, is_of, is_ours
 
 
-class SgeScheduler(SchedulerPostInit, XquteSgeScheduler):
+class SgeScheduler(BatchScheduler, XquteSgeScheduler):
     """Runs jobs on Grid Engine through its commands.
 
     Parameters

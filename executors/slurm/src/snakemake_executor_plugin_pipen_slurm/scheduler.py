@@ -18,7 +18,7 @@ from xqute.schedulers.slurm_scheduler import SlurmScheduler as XquteSlurmSchedul
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.jobdir import tail
-from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.scheduler import BatchScheduler
 from pipen_executors.spec import JobSpec
 from pipen_executors.states import ExitReason, Outcome, Report, Tentative
 
@@ -37,7 +37,7 @@ _CLOCK_SKEW = 600.0
 """Seconds by which the clocks of this machine and of slurmctld may differ."""
 
 
-class SlurmScheduler(SchedulerPostInit, XquteSlurmScheduler):
+class SlurmScheduler(BatchScheduler, XquteSlurmScheduler):
     """Runs jobs on Slurm through its commands.
 
     Parameters

@@ -19,7 +19,7 @@ from xqute.schedulers.ssh_scheduler.scheduler import SshScheduler as XquteSshSch
 
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
-from pipen_executors.scheduler import SchedulerPostInit
+from pipen_executors.scheduler import BatchScheduler
 from pipen_executors.spec import JobSpec
 from pipen_executors.states import Outcome, Presence, Report
 
@@ -40,7 +40,7 @@ not wait for somebody to listen (fifo(7)); it cannot be full, as it takes the ri
 hundred jobs (pipe(7)) and no job is started while nobody listens."""
 
 
-class SshScheduler(SchedulerPostInit, XquteSshScheduler):
+class SshScheduler(BatchScheduler, XquteSshScheduler):
     """Runs jobs on some machines.
 
     Parameters
