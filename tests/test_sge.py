@@ -15,6 +15,7 @@ from .conformance.hooking import Hooks
 from .conformance.kinds import Code, Kinds, Outputs
 from .conformance.nodes import Nodes
 from .conformance.resuming import Resuming
+from .conformance.scheduler_api import SchedulerApi
 from .conformance.settings import BadSettings, Execution, GoodSettings, Metadata
 from .conformance.strategies import Halt, KeepGoing, Retries
 from .services.sge import SgeCell
@@ -35,7 +36,18 @@ def cell() -> Iterator[SgeCell]:
 MEMORY = ("--pipen-sge-memory", "none")
 
 
-class TestSge(Success, Failures, Timeouts, Retries, KeepGoing, Halt, Cancelling, Nodes, Resuming):
+class TestSge(
+    Success,
+    Failures,
+    Timeouts,
+    Retries,
+    KeepGoing,
+    Halt,
+    Cancelling,
+    Nodes,
+    Resuming,
+    SchedulerApi,
+):
     """What Grid Engine has a part in, as root: running, ending, cancelling, taking up."""
 
     __test__ = True

@@ -80,7 +80,8 @@ async def main():
     assert good.stdout_file.read_text() == 'before|a b|0|it\'s `x` "$y" \\\n'
     assert (good.metadir / "post").read_text() == "0\n"
     assert await good.get_rc() == 0 and await bad.get_rc() == 7
-    assert (bad.retry_dir / "0" / "job.stderr").read_text() == "to stderr\n"
+    kept = (bad.retry_dir / "0" / "job.stderr").read_text()
+    assert kept == "to stderr\n", kept
     assert await scheduler.count_running_jobs(jobs) == 1
     await scheduler.retry_job(bad)
     assert bad.trial_count == 2 and bad._status == JobStatus.SUBMITTED

@@ -362,6 +362,13 @@ class PipenScheduler(Base):
         job.engage(spec, MetaDir(path, self._mounted(job.metadir), spec.key))
         job.fingerprint = spec.fingerprint()
 
+    def _described(self, job: Any) -> Job:
+        """Return a job with what the engine runs, as it is or will be submitted."""
+        own = self._own(job)
+        if not hasattr(own, "spec"):
+            self._engage(own)
+        return cast("Job", own)
+
     def _spec(self, job: ApiJob) -> JobSpec:
         self.driven  # noqa: B018  - reads the options
         checked, here = self._checked, self.cwd or self._usual_cwd()
@@ -769,7 +776,7 @@ class PipenScheduler(Base):
         job
             The job.
         """
-        return type(self.driven).jobcmd_init(self.driven, job)
+        return type(self.driven).jobcmd_init(self.driven, self._described(job))
 
     def jobcmd_prep(self, job: Any) -> str:
         """Return the bash of plugins before the command; ``$cmd`` may be changed.
@@ -779,7 +786,7 @@ class PipenScheduler(Base):
         job
             The job.
         """
-        return type(self.driven).jobcmd_prep(self.driven, job)
+        return type(self.driven).jobcmd_prep(self.driven, self._described(job))
 
     def jobcmd_end(self, job: Any) -> str:
         """Return the bash of plugins after the command; ``$rc`` is its status.
@@ -789,7 +796,7 @@ class PipenScheduler(Base):
         job
             The job.
         """
-        return type(self.driven).jobcmd_end(self.driven, job)
+        return type(self.driven).jobcmd_end(self.driven, self._described(job))
 
     def wrap_job_script(self, job: Any) -> str:
         """Return the wrapper of a job, a bash script.

@@ -265,6 +265,7 @@ pipen_finish() {
     pipen_last=$?
     trap '' TERM INT HUP XCPU
     rc=${rc:-$pipen_last}
+    disown -a   # bash's remarks on what is killed here are not the job's
     [[ -n $pipen_watchdog ]] && kill -s KILL -- "-$pipen_watchdog" 2>/dev/null
     [[ -n $pipen_meter ]] && kill -s KILL -- "-$pipen_meter" 2>/dev/null
     if [[ $pipen_stage == command ]]; then

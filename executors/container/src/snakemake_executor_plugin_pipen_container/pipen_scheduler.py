@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from panpath import PanPath
 from xqute.schedulers.container_scheduler import ContainerScheduler as XquteContainerScheduler
+from xqute.utils import sanitize_mounts
 
 from pipen_executors.import_xqute import xqute
 from pipen_executors.pipen_api import PipenScheduler
@@ -29,11 +31,21 @@ class ContainerScheduler(PipenScheduler, XquteContainerScheduler):
 
     async def post_init(self) -> None:
         """Find out where the working directory lies; containers see it there too."""
-        await super().post_init()  # type: ignore[no-untyped-call]
-        workdir = os.path.abspath(str(self.workdir))
-        self.volumes = [one for one in self.volumes if not one.startswith(f"{self.workdir}:")]
-        self.volumes.append(f"{workdir}:{workdir}")
+        volumes = [_without_mode(one) for one in self._named_volumes()]
+        mounts, self._path_envs = await sanitize_mounts(volumes, self.DEFAULT_MOUNTED_ROOT)
+        beginning = os.getcwd()
+        if self._kwargs["volume_as_cwd"]:
+            beginning = str(self._kwargs["volume_as_cwd"])
+            self.cwd = f"{self.DEFAULT_MOUNTED_ROOT}/.cwd"
+            mounts.insert(0, (PanPath(beginning), Path(self.cwd)))
+        elif self.cwd:
+            for host, mounted in mounts:
+                if Path(self.cwd).is_relative_to(mounted):
+                    beginning = str(host / Path(self.cwd).relative_to(mounted))
+                    break
+        workdir = os.path.abspath(os.path.join(beginning, str(self.workdir)))
         self.workdir = xqute.path.SpecPath(workdir)
+        self.volumes = [f"{host}:{mounted}" for host, mounted in (*mounts, (workdir, workdir))]
 
     async def init_proc(self, proc: Any) -> None:
         """Make ready for a process of pipen; its output directory is mounted.
@@ -51,14 +63,15 @@ class ContainerScheduler(PipenScheduler, XquteContainerScheduler):
         self.volumes.append(f"{outdir}:{outdir}")
         proc._export_dir = xqute.path.SpecPath(outdir) / proc.name
 
+    def _named_volumes(self) -> list[str]:
+        volumes = self._options.get("volumes") or self._options.get("mount") or []
+        return [str(volumes)] if isinstance(volumes, (str, Path)) else list(map(str, volumes))
+
     def _given(self) -> dict[str, Any]:
-        options = dict(self._options)
-        volumes = options.pop("volumes", None) or options.pop("mount", None) or []
-        options["volumes"] = [
-            *([volumes] if isinstance(volumes, (str, Path)) else volumes),
-            *(f"{outdir}:{outdir}" for outdir in self._outdirs),
-        ]
-        options.pop("mount_as_cwd", None)
+        names = ("volumes", "mount", "volume_as_cwd", "mount_as_cwd")
+        options = {name: value for name, value in self._options.items() if name not in names}
+        outdirs = [f"{outdir}:{outdir}" for outdir in self._outdirs]
+        options["volumes"] = [*self._named_volumes(), *outdirs]
         if volume := self._kwargs["volume_as_cwd"]:
             options["volume_as_cwd"] = f"{volume}:{self.cwd}"
         return options
@@ -66,3 +79,9 @@ class ContainerScheduler(PipenScheduler, XquteContainerScheduler):
     def _usual_cwd(self) -> str:
         """Return xqute's working directory of containers: that of the jobs."""
         return str(self.workdir)
+
+
+def _without_mode(volume: str) -> str:
+    """Return a volume as xqute knows it, which has no ``host:container:ro``."""
+    host, colon, rest = volume.partition(":")
+    return f"{host}{colon}{rest.partition(':')[0]}"

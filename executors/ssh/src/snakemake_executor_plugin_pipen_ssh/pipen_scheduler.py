@@ -31,6 +31,7 @@ class SshScheduler(PipenScheduler, XquteSshScheduler):
         super(XquteSshScheduler, self).__init__(*args, **kwargs)
         if not servers:
             raise ValueError("No ssh_servers defined in config, please define at least one server")
+        self._listed = None if isinstance(servers, Mapping) else list(servers)
         tables = servers if isinstance(servers, Mapping) else dict.fromkeys(servers)
         self.servers: dict[str, Any] = {
             name: {key: v for key, v in dict(table or {}).items() if key not in _OF_THE_COMMAND}
@@ -39,4 +40,4 @@ class SshScheduler(PipenScheduler, XquteSshScheduler):
 
     def _given(self) -> dict[str, Any]:
         options = {k: v for k, v in self._options.items() if k not in ("ssh", "ssh_servers")}
-        return {**options, "servers": self.servers}
+        return {**options, "servers": self._listed or self.servers}
