@@ -44,6 +44,7 @@ class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
         self.room: int | None = None
         self.absent = 0
         self.refuse: dict[str, str] = {}
+        self.stays_in_queue = ""
         self.bug: BaseException | None = None
 
     async def start(self) -> None:
@@ -101,7 +102,9 @@ class FakeScheduler(SchedulerPostInit, XquteLocalScheduler):
             raise TransientError("the scheduler is away")
         return {
             job: Report(
-                Presence.RUNNING if self.processes[job.jid].poll() is None else Presence.GONE
+                Presence.RUNNING
+                if self.processes[job.jid].poll() is None or job.spec.rule == self.stays_in_queue
+                else Presence.GONE
             )
             for job in jobs
             if job.jid

@@ -20,7 +20,7 @@ from pipen_executors.states import ExitReason, Outcome, Presence, Report
 
 from ..conformance.harness import wait_for
 from .failing_files import fail_below
-from .fake import Run
+from .fake import FakeScheduler, Run
 
 
 @pytest.fixture
@@ -74,6 +74,27 @@ def test_halt_cancels_the_rest(run: Run) -> None:
     outcome = run.wait(7)["late"].outcome
     assert outcome is not None
     assert outcome.reason is ExitReason.CANCELLED
+
+
+def test_job_that_stays_in_the_queue_after_its_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Slurm, when slurmstepd is killed: it is said once, of this job alone."""
+    monkeypatch.setattr(FakeScheduler, "leaves_queue_within", 0.1)
+    run.scheduler.stays_in_queue = "stuck"
+    run.submit(run.spec("stuck", ":\n"), run.spec("well", ":\n"))
+    run.wait(2)
+    run.scheduler.absent = 1
+    run.submit(run.spec("long", "until [[ -e said ]]; do sleep 0.05; done\n"))
+    wait_for(lambda: "still has it as running" in "".join(run.messages), "the warning")
+    asked = len(run.scheduler.queries)
+    wait_for(lambda: len(run.scheduler.queries) >= asked + 2, "further queries")
+    (run.root / "said").touch()
+    outcome = run.wait(3)["stuck"].outcome
+    assert outcome is not None
+    assert outcome.ok
+    told = [text for text in run.messages if "still has it as running" in text]
+    assert [text.split()[:2] for text in told] == [["Job", "stuck"]]
 
 
 def test_scheduler_with_a_bug_does_not_hang_the_run(run: Run) -> None:

@@ -18,7 +18,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ from .jobdir import EVENTS, JobDir, is_open, open_jobs
 from .patience import persist, repeat
 from .scheduler import SchedulerPostInit
 from .spec import JobSpec
-from .states import ExitReason, JobState, Outcome, Presence, outcome_of
+from .states import ExitReason, JobState, Outcome, Presence, Report, outcome_of
 
 _FIRST_QUERY: Final = 2.0
 _QUERY_GROWTH: Final = 2.0
@@ -95,6 +96,7 @@ class Engine:
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
         self._ended: list[Job] = []
+        self._leaving: deque[tuple[float, Job]] = deque()
         self._told: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sought: set[Job] = set()
@@ -930,6 +932,8 @@ class Engine:
                 self._jobs.pop(job.spec.key, None)
                 self._forgotten.discard(job)
                 self.scheduler.forget(job)
+                if job.settling and self.scheduler.leaves_queue_within:
+                    self._leaving.append((time.monotonic(), job))
             self._client.on_ended(ended)
 
     # -- the second witness ------------------------------------------------------------
@@ -950,10 +954,12 @@ class Engine:
             if not jobs:
                 continue
             asked = {job: job.jid for job in jobs}
+            leaving = self._should_have_left()
             try:
-                reports = await self.scheduler.query_jobs(jobs)
+                reports = await self.scheduler.query_jobs([*jobs, *leaving])
             except TransientError as error:
                 self._warn(f"{error}; no job is affected, asking again")
+                self._leaving.extendleft((0.0, job) for job in leaving)
                 interval = min(interval * _QUERY_GROWTH, self._limits.query_ceiling)
                 continue
             counter += 1
@@ -983,9 +989,36 @@ class Engine:
             for job in gone:
                 self._spawn(self._look_for(job))
             self._tell_waiting(jobs)
+            self._tell_left_behind([job for job in leaving if job in reports], reports)
             missed = not self._forgotten.issuperset(gone)
             interval = _FIRST_QUERY if missed else interval * _QUERY_GROWTH
             interval = min(interval, self._limits.query_ceiling)
+
+    def _should_have_left(self) -> list[Job]:
+        """Return jobs that told their end so long ago that they are in no queue any more.
+
+        Each is returned once.
+        """
+        due = time.monotonic() - self.scheduler.leaves_queue_within
+        jobs = []
+        while self._leaving and self._leaving[0][0] < due:
+            jobs.append(self._leaving.popleft()[1])
+        return jobs
+
+    def _tell_left_behind(self, jobs: Sequence[Job], reports: Mapping[Job, Report]) -> None:
+        """Say of which jobs the scheduler has not noticed the end.
+
+        So it is on Slurm after slurmstepd was killed: nothing looks after the job any more, which
+        holds its CPUs and memory until its time is over or it is cancelled.
+        """
+        for job in jobs:
+            if reports[job].presence is Presence.RUNNING:
+                self._warn_once(
+                    f"Job {job.spec.rule} ({job.jid}) has ended, and after "
+                    f"{self.scheduler.leaves_queue_within:g} s scheduler {self.scheduler.name} "
+                    "still has it as running: the result is not affected, but what the job asked "
+                    "for stays taken until it is cancelled there"
+                )
 
     def _tell_waiting(self, jobs: Sequence[Job]) -> None:
         """Say why jobs wait in the queue, once for each reason."""

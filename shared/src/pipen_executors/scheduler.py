@@ -93,6 +93,9 @@ class SchedulerPostInit(Base):
     """Whether the scheduler itself ends what a killed job has left in its session."""
     loss_grace: ClassVar[float] = 3.0
     """Seconds between a job's disappearance and its being given up as lost."""
+    leaves_queue_within: ClassVar[float] = 0.0
+    """Seconds within which a job that has told its end leaves the queue; of one that is in it
+    longer the user is told. 0 where jobs leave nothing behind."""
     accounting_lag: ClassVar[float] = 0.0
     """Seconds for which :meth:`explain_jobs` is worth repeating for the same job."""
     query_ceiling: ClassVar[float] = 60.0

@@ -47,6 +47,7 @@ class SgeScheduler(BatchScheduler, XquteSgeScheduler):
     """
 
     may_forget = True
+    leaves_queue_within = 60.0
     jid_expression = '"${PIPEN_JID:-$JOB_ID}"'  # set for arrays
     # 99 and 100 would be taken for "requeue" and "error" (sge_submit(1), EXIT STATUS).
     final_exit = 'if [[ $rc -eq 99 || $rc -eq 100 ]]; then exit 1; fi\n    exit "$rc"'

@@ -53,6 +53,7 @@ class SlurmScheduler(BatchScheduler, XquteSlurmScheduler):
     """
 
     may_forget = True
+    leaves_queue_within = 60.0
     jid_expression = '"${PIPEN_JID:-$SLURM_JOB_ID$PIPEN_SLURM_CLUSTER}"'  # set for arrays
     kills_wrapper_only = True  # unless the site tracks processes by control groups
     # Often enough to hear within ten seconds of a job that was removed while it waited.
