@@ -518,5 +518,12 @@ def test_end_is_told_when_it_can_be_written(tmp_path: Path) -> None:
     assert events(path) == ["key.token.end.0", "key.token.start"]
 
 
+def test_end_is_told_on_a_full_disk(tmp_path: Path) -> None:
+    """An event is an empty file; the job does not stay until there is room for its exit status."""
+    path = wrapper(tmp_path, 'ln -s /dev/full "${0%/*}/job.rc"; exit 3\n')
+    assert start(path, tmp_path / "log").wait(30) == 3
+    assert events(path) == ["key.token.end.3", "key.token.start"]
+
+
 def children_of(pid: int, name: str) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children() if child.name() == name]

@@ -258,8 +258,10 @@ pipen_await_command() {
         if [[ $pipen_pause == 0.1 ]]; then pipen_pause=0.4; else pipen_pause=1; fi
     done
 }
+# The name of an event needs no room on a full disk, and has the exit status too.
 pipen_tell_end() {
-    echo "$rc" > "$pipen_dir/job.rc" && : > "$pipen_events/$pipen_key.$pipen_token.end.$rc"
+    echo "$rc" > "$pipen_dir/job.rc" || { sleep 1; echo "$rc" > "$pipen_dir/job.rc"; }
+    : > "$pipen_events/$pipen_key.$pipen_token.end.$rc"
 }
 pipen_finish() {
     pipen_last=$?
