@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from .base import ConformanceBase
-from .harness import PATIENCE, Process, Workflow
+from .harness import PATIENCE, Workflow
 
 _METHODS = r"""
 import asyncio, json, os, sys, threading
@@ -179,13 +180,20 @@ class SchedulerApi(ConformanceBase):
         """Run Python where Snakemake would run; return what it prints."""
         workflow.file("script.py", script)
         argv = [sys.executable, "script.py", scheduler, json.dumps(self.api_options())]
-        log = workflow.home / "script.log"
-        environment = {**workflow.environment(), "XQUTE_LOG_LEVEL": "DEBUG"}
-        process = Process(argv, workflow.dir, environment, log, self.backend.user)
-        try:
-            return process.wait(2 * PATIENCE * self.backend.slowness).ok().text
-        finally:
-            process.kill_group()
+        done = subprocess.run(
+            argv,
+            cwd=workflow.dir,
+            env={**workflow.environment(), "XQUTE_LOG_LEVEL": "DEBUG"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=2 * PATIENCE * self.backend.slowness,
+            start_new_session=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def test_every_method_of_the_scheduler_api(self, workflow: Workflow) -> None:
         said = self.run_script(workflow, _METHODS, self.backend.scheduler)

@@ -35,6 +35,7 @@ from .explainer import NOTHING, Explainer
 from .hooks import Hooks
 from .job import Job
 from .jobdir import EVENTS, JobDir, is_open, open_jobs
+from .loops import new_loop
 from .patience import persist, repeat
 from .scheduler import SchedulerPostInit
 from .spec import JobSpec
@@ -122,7 +123,7 @@ class Engine:
             If it cannot be used.
         """
         # Not before: a loop that has never run complains when it is collected.
-        self._loop = self.scheduler.made_in_loop or asyncio.new_event_loop()
+        self._loop = self.scheduler.made_in_loop or new_loop()
         self._thread.start()
         self._ready.wait()
         if self._start_error is not None:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
+import rich.markup
 from panpath import CloudPath
 
 from .api_job import ApiJob, JobStatus, MetaDir, XquteJob, pipen_job_class
@@ -88,8 +89,7 @@ class _Client:
         self._tell(self._scheduler._break, error)
 
     def on_message(self, text: str, *, warning: bool = False) -> None:
-        level = logging.WARNING if warning else logging.INFO
-        _logger.log(level, "/Sched-%s %s", self._scheduler.name, text)
+        self._scheduler._say(text, warning=warning)
 
     def prepare(self, job: Job) -> None:
         """Leave a job alone that was to be taken up and does not go on: xqute submits it."""
@@ -126,6 +126,7 @@ class PipenScheduler(Base):
             if name not in _shared_options() and value is not None
         }
         self._wide = kwargs.get("submission_batch") is None
+        self._proc: Any = None
         self._driven: SchedulerPostInit | None = None
         self._checked: Any = None
         self._engine: Engine | None = None
@@ -206,8 +207,12 @@ class PipenScheduler(Base):
         return os.path.abspath(str(path.mounted))
 
     def _say(self, text: str, *, warning: bool = False) -> None:
+        """Tell the user of pipen or, where there is no process of pipen, of xqute something."""
         level = logging.WARNING if warning else logging.INFO
-        _logger.log(level, "/Sched-%s %s", self.name, text)
+        if self._proc is not None:  # which shows nothing of xqute's logger
+            self._proc.log(level, "%s", rich.markup.escape(text))
+        else:
+            _logger.log(level, "/Sched-%s %s", self.name, text)
 
     async def _started(self) -> Engine:
         """Return the engine, started if it is not.
@@ -316,6 +321,7 @@ class PipenScheduler(Base):
             The process; its ``workdir`` is set.
         """
         self.job_class = pipen_job_class()
+        self._proc = proc
         await self.post_init()  # type: ignore[no-untyped-call]
         self._post_init_called = True
         proc.workdir = self.workdir = self.workdir / proc.name
@@ -656,8 +662,8 @@ class PipenScheduler(Base):
         if self._own(job).followed:
             return bool(job.goes_on)
         known = await self._look_up(job)
-        if known is None:
-            return False
+        if known is None or known.directory.rc() is not None:
+            return False  # it has told its end, whatever the scheduler still does with it
         return (await self._presence(known)) is not Presence.GONE
 
     async def _presence(self, job: ApiJob) -> Presence:

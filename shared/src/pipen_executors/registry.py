@@ -31,6 +31,8 @@ GROUP: Final = "pipen_sched"
 FAMILY: Final = "snakemake_executor_plugin_pipen_"
 _OF_PIPEN: Final = "pipen_scheduler"
 """Name of the module of an executor with its class for pipen and xqute."""
+_ONLY_SNAKEMAKE: Final = frozenset({"gbatch"})
+"""Executors that have no class for pipen."""
 OWN: Final = ("local", "slurm", "sge", "ssh", "container", "gbatch")
 """Names of this family's own schedulers, installed or not."""
 
@@ -58,8 +60,9 @@ def get_scheduler(scheduler: str | type[Scheduler]) -> type[Scheduler]:
         return _checked(scheduler, repr(scheduler))
     found = find_scheduler(scheduler, logging.getLogger(__name__).warning)
     if isinstance(found, ModuleType):
-        module = importlib.import_module(f"{found.__name__}.{_OF_PIPEN}")
-        return _class_in(module, found.__name__.removeprefix(FAMILY))
+        backend = found.__name__.removeprefix(FAMILY)
+        name = "scheduler" if backend in _ONLY_SNAKEMAKE else _OF_PIPEN
+        return _class_in(importlib.import_module(f"{found.__name__}.{name}"), backend)
     return found
 
 
