@@ -13,10 +13,15 @@ import pytest
 from .conformance.base import ConformanceBase
 from .conformance.harness import wait_for
 
-_WHOLE = ("pipen-local", "pipen-slurm")
-"""Executors on which all of the suite runs each time."""
-_OF_THE_SHARED_LAYER = ("chaos", "failing", "hooking", "settings", "strategies")
-"""Modules of the suite that are about what no backend has a part in."""
+_OF_THE_SHARED_LAYER = {
+    "chaos": ("pipen-local", "pipen-slurm"),
+    "failing": ("pipen-local", "pipen-slurm"),
+    "hooking": ("pipen-local",),
+    "settings": ("pipen-local",),
+    "strategies": ("pipen-local",),
+}
+"""Modules of the suite that are about what no backend has a part in, and the executors on which
+they are run each time."""
 
 _CLUSTERS = {"slurm", "sge", "ssh", "container", "gbatch"}
 _ALONE = (
@@ -53,8 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The tests of a file share what it brings up (a cluster), so they stay together, and such
     files come first: what is left fills the gaps at the end. What is the shared layer's own, as
-    the respawned variants are, only repeats on other backends what two have shown; that, and
-    what takes long on clusters, is marked ``rest``.
+    the respawned variants are, only repeats on other backends what one or two have shown; that,
+    and what takes long on clusters, is marked ``rest``.
     """
     items.sort(key=_is_alone)
     for item in items:
@@ -69,11 +74,12 @@ def _only_repeats(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function) or not issubclass(item.cls or object, ConformanceBase):
         return False
     assert item.cls is not None
-    if item.cls.backend.executor in _WHOLE:
-        return False
+    executor = item.cls.backend.executor
     module = item.function.__module__.rpartition(".")[2]  # the subclass's if it is an override
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return module in _OF_THE_SHARED_LAYER or "snakemake" in parameters
+    if "snakemake" in parameters and executor != "pipen-local":
+        return True
+    return executor not in _OF_THE_SHARED_LAYER.get(module, (executor,))
 
 
 def _is_alone(item: pytest.Item) -> bool:

@@ -249,6 +249,7 @@ def _words(text: str) -> str:
     for name in (os.getcwd(), os.path.expanduser("~")):
         text = text.replace(name, "…") if len(name) > 1 else text
     text = re.sub(r"; installed: [^.]*", "", text)
+    text = re.sub(r"\(there: [^)]*\)", "(there: none)", text)
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
