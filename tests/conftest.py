@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _OF_THE_SHARED_LAYER = {
 }
 """Modules of the suite that are about what no backend has a part in, and the executors on which
 they are run each time."""
+
+_outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
 _CLUSTERS = {"slurm", "sge", "ssh", "container", "gbatch"}
 _ALONE = (
@@ -68,6 +71,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         on_cluster = not _CLUSTERS.isdisjoint(mark.name for mark in item.iter_markers())
         if (on_cluster and item.get_closest_marker("slow")) or _only_repeats(item):
             item.add_marker("rest")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count what became of the tests of a class."""
+    if report.skipped or report.when == "call":
+        _outcomes[report.nodeid.partition("[")[0].rpartition("::")[0]][report.outcome] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, fail if all tests of a class were skipped: that is a fixture, not a reason of each."""
+    if os.environ.get("PIPEN_TEST_REQUIRE_ALL") and _all_skipped():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name classes of which no test was run."""
+    for name in _all_skipped():
+        terminalreporter.line(f"NO TEST OF {name} WAS RUN, all were skipped", red=True)
+
+
+def _all_skipped() -> list[str]:
+    return [name for name, seen in _outcomes.items() if seen["skipped"] > 4 and len(seen) == 1]
 
 
 def _only_repeats(item: pytest.Item) -> bool:
