@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from xqute.schedulers.local_scheduler import LocalScheduler
 
+from pipen_executors import engine
 from pipen_executors.exceptions import UserError
-from pipen_executors.foreign import doubtful_options, make_foreign
+from pipen_executors.foreign import Foreign, doubtful_options, make_foreign
+from pipen_executors.hooks import hookimpl
 from pipen_executors.scheduler import xqute
 from pipen_executors.settings import ExecutorSettings, check
 from pipen_executors.states import ExitReason
@@ -37,8 +39,10 @@ StartRun = Callable[..., Run]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartRun]:
-    """Start an engine with a scheduler of a class."""
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartRun]:
+    """Start an engine with a scheduler of a class; what happens is heard of at once."""
+    monkeypatch.setattr(Foreign, "runs_here", True)
+    monkeypatch.setattr(engine, "_FIRST_QUERY", 0.2)
     runs: list[Run] = []
 
     def start_run(scheduler: type[xqute.Scheduler], **settings: Any) -> Run:
@@ -162,6 +166,13 @@ class CannotWrap(Plain):
 class CannotSubmit(Plain):
     async def submit_job(self, job: Any) -> Any:
         raise RuntimeError("the site is closed")
+
+
+def test_pauses_of_xqute_are_left_out(start: StartRun) -> None:
+    run = start(Plain)
+    (job,) = run.submit(run.spec("a", "true"))
+    run.wait(1)
+    assert "\nsleep 1\n" not in job.directory.read("job.wrapped.local")
 
 
 def test_end_of_failed_and_retried_command(start: StartRun) -> None:
@@ -296,3 +307,21 @@ def test_option_that_is_nearly_an_argument() -> None:
     checked = check(ExecutorSettings(options=["color=red", "queue=long"]), "pipen")
     (doubt,) = doubtful_options(Painted, checked)
     assert "the constructor of Painted has no argument of this name, but colour" in doubt
+
+
+class AddsVariable:
+    @hookimpl
+    def on_job_submitting(self, job: Any) -> None:
+        job.envs["GREETING"] = f"it's {job.envs['XQUTE_JOB_INDEX']}"
+
+
+@pytest.mark.parametrize("scheduler", [None, Plain])
+def test_variables_of_plugins(tmp_path: Path, scheduler: type[xqute.Scheduler] | None) -> None:
+    """Of this project's schedulers and of others."""
+    of_other = scheduler and (lambda root: make(scheduler, root))
+    run = Run(tmp_path / "jobs", plugins=[AddsVariable()], make=of_other)
+    try:
+        assert outcome_of_one(run, 'echo "$GREETING" > out').ok
+        assert (run.root / "out").read_text() == "it's 0\n"
+    finally:
+        run.close()

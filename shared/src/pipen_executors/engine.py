@@ -135,6 +135,11 @@ class Engine:
         directory = JobDir.of(self.root, spec, self.scheduler.seen_root())
         job = Job(self._count, spec, directory)
         self._count += 1
+        job.envs = {
+            "XQUTE_JOB_INDEX": str(job.index),
+            "XQUTE_METADIR": os.path.dirname(directory.mounted),
+            "XQUTE_JOB_METADIR": directory.mounted,
+        }
         job.fingerprint = spec.fingerprint()
         job.record = filesystem.repeat(job.directory.record)
         return job

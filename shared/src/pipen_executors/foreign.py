@@ -273,14 +273,16 @@ class Foreign(SchedulerPostInit):
 
 
 def _methods_of(scheduler: type[xqute.Scheduler]) -> dict[str, Any]:
-    """Return what a class has of its own in place of methods of xqute's ``Scheduler``.
+    """Return the class's methods that :class:`SchedulerPostInit` would stand before.
 
-    Where this project's mixin has a method of that name too, the class's one counts.
+    That is what it has in place of xqute's base and :class:`Foreign` does not call.
     """
     own = {}
-    for name in vars(xqute.Scheduler):
+    for name in (
+        vars(xqute.Scheduler).keys() & vars(SchedulerPostInit).keys() - vars(Foreign).keys()
+    ):
         found = next(one for one in scheduler.__mro__ if name in vars(one))
-        if found is not xqute.Scheduler and not name.startswith("_") and name not in vars(Foreign):
+        if found is not xqute.Scheduler and not name.startswith("_"):
             own[name] = vars(found)[name]
     return own
 

@@ -424,10 +424,14 @@ class SchedulerPostInit(Base):
         return "\n".join(pieces)
 
     def job_environment(self, job: Job) -> str:
-        """Return the bash that gives the job its environment variables."""
+        """Return the bash that gives the job its environment variables.
+
+        Those in ``job.envs`` are from plugins, which may add some as in xqute.
+        """
+        variables = {**job.spec.env, **{name: str(value) for name, value in job.envs.items()}}
         lines = [
             export(name, value)
-            for name, value in job.spec.env.items()
+            for name, value in variables.items()
             if name not in self.given_by_node
         ]
         lines += [
