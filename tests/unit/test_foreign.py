@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -325,3 +326,11 @@ def test_variables_of_plugins(tmp_path: Path, scheduler: type[xqute.Scheduler] |
         assert (run.root / "out").read_text() == "it's 0\n"
     finally:
         run.close()
+
+
+@pytest.mark.parametrize("module", ["scheduler", "pipen_scheduler"])
+def test_subclass_of_this_family(tmp_path: Path, module: str) -> None:
+    found = import_module(f"snakemake_executor_plugin_pipen_local.{module}").LocalScheduler
+    mine = type("Mine", (found,), {"submit_job": Submits.submit_job})
+    with pytest.raises(UserError, match=r"Mine is a subclass of LocalScheduler of pipen-local.*"):
+        make(mine, tmp_path)

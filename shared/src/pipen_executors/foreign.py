@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from .exceptions import SchedulerError, UserError
 from .job import Job
+from .registry import FAMILY
 from .scheduler import SchedulerPostInit, xqute
 from .settings import closest
 from .states import ExitReason, JobState, Outcome, Presence, Report
@@ -388,6 +389,15 @@ def make_foreign(
     shared = getattr(scheduler, "fs_shared", True)
     own = issubclass(scheduler, SchedulerPostInit)
     made = scheduler
+    for one in scheduler.__mro__:
+        if one.__module__.startswith(FAMILY):
+            name = one.__module__.removeprefix(FAMILY).partition(".")[0]
+            raise UserError(
+                f"{where}: {scheduler.__name__} is a subclass of {one.__name__} of pipen-{name}, "
+                "whose methods for one job are not called for Snakemake's jobs, which are "
+                f"submitted together. Use scheduler {name}, with a plugin for what the class "
+                "changes, or subclass the scheduler of xqute."
+            )
     if inspect.isabstract(scheduler):
         missing = ", ".join(sorted(scheduler.__abstractmethods__))
         raise UserError(
