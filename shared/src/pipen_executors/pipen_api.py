@@ -42,7 +42,7 @@ else:
     Base = object
 
 T = TypeVar("T")
-_TOGETHER: Final = 0.02
+_TOGETHER: Final = 0.03
 """Seconds without a further job after which those that came go to the scheduler."""
 _TOGETHER_AT_MOST: Final = 0.5
 _ROOM: Final = 1.0
@@ -60,6 +60,12 @@ def _shared_options() -> frozenset[str]:
     """Return the names of the options that xqute's base class keeps itself."""
     named = inspect.signature(xqute.Scheduler.__init__).parameters
     return frozenset(named) - {"self", "kwargs"}
+
+
+def _refuse(answer: asyncio.Future[str], why: str) -> None:
+    """Answer that a job was not submitted, to whom may have stopped waiting (Ctrl-C)."""
+    answer.set_exception(RuntimeError(why))
+    answer.exception()
 
 
 class _Client:
@@ -130,6 +136,7 @@ class PipenScheduler(Base):
         self._driven: SchedulerPostInit | None = None
         self._checked: Any = None
         self._engine: Engine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = asyncio.Lock()
         self._batch: list[ApiJob] = []
         self._sending: asyncio.Task[None] | None = None
@@ -140,6 +147,13 @@ class PipenScheduler(Base):
         self._checking = False
         self._polls = 0
         self._only_news = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the parameters of xqute's constructor, which are taken."""
+        super().__init_subclass__(**kwargs)
+        theirs = [base for base in cls.__mro__ if base.__module__.startswith("xqute.")]
+        if theirs:
+            cls.__signature__ = inspect.signature(theirs[0])  # type: ignore[attr-defined]
 
     def _make_xqutes(self, *args: Any, **kwargs: Any) -> None:
         """Call the constructor of xqute's class."""
@@ -180,6 +194,8 @@ class PipenScheduler(Base):
         driven.jobcmd_shebang = self._first_lines
         if self._overrides("wrap_job_script"):
             driven.wrap_job_script = self.wrap_job_script
+        if self._overrides("wrapped_job_script"):
+            driven.write_wrapper = self._write_in_callers_loop
         return made
 
     def _given(self) -> dict[str, Any]:
@@ -237,7 +253,8 @@ class PipenScheduler(Base):
                 submitters=Limits().submitters if self._wide else self.subm_batch,
                 query_ceiling=driven.query_ceiling if usual else max(1.0, every),
             )
-            client = _Client(self, asyncio.get_running_loop())
+            self._loop = asyncio.get_running_loop()
+            client = _Client(self, self._loop)
             engine = Engine(driven, root, limits, driven.hooks, client, f"xqute-{os.getpid()}")
             try:
                 await asyncio.to_thread(engine.start)
@@ -275,7 +292,7 @@ class PipenScheduler(Base):
             assert job.outcome is not None
             if job.answer is not None and not job.answer.done():
                 why = job.outcome.detail or job.outcome.describe()
-                job.answer.set_exception(RuntimeError(why))
+                _refuse(job.answer, why)
                 self._let_go(job)
             else:
                 job.has_ended = True
@@ -285,7 +302,7 @@ class PipenScheduler(Base):
         self._broken = error
         for job in self._under_way:
             if job.answer is not None and not job.answer.done():
-                job.answer.set_exception(RuntimeError(repr(error)))
+                _refuse(job.answer, repr(error))
         self._wake()
 
     def _wake(self) -> None:
@@ -451,7 +468,7 @@ class PipenScheduler(Base):
             batch, self._batch = self._batch, []
             for job in batch:
                 assert job.answer is not None
-                job.answer.set_exception(RuntimeError(str(error) or repr(error)))
+                _refuse(job.answer, str(error) or repr(error))
                 self._let_go(job)
             return
         batch, self._batch = self._batch, []
@@ -557,7 +574,8 @@ class PipenScheduler(Base):
         if not self._checking:
             await super().retry_job(job)
             return
-        job._status = JobStatus.QUEUED  # others are retried at the same time
+        # Others are retried at the same time; until this one is submitted it has not failed again.
+        await job.set_status(JobStatus.QUEUED, flush=False)
         task = asyncio.create_task(super().retry_job(job))
         self._retrying.add(task)
         task.add_done_callback(self._retrying.discard)
@@ -820,7 +838,7 @@ class PipenScheduler(Base):
         return type(driven).wrap_job_script(driven, cast("Job", own))
 
     async def wrapped_job_script(self, job: Any) -> Any:
-        """Write the wrapper of a job, unless the job is under way; return its path.
+        """Write the wrapper of a job, unless it is under way with one; return its path.
 
         bash reads a script while it runs, so that of a job under way stays as it is.
 
@@ -830,9 +848,15 @@ class PipenScheduler(Base):
             The job.
         """
         path = job.metadir / f"job.wrapped.{self.name}"
-        if not self._own(job).followed:
+        if not (self._own(job).followed and path.exists()):
+            prepare_root(Path(self._root()))  # where it tells its end
             text = self.wrap_job_script(job)
             with contextlib.suppress(FileNotFoundError):  # never written over in place
                 os.unlink(path)
             job.directory.write(path.name, text)
         return path
+
+    def _write_in_callers_loop(self, job: Job) -> None:
+        """Write a wrapper as a subclass does; called in the engine's thread."""
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self.wrapped_job_script(job), self._loop).result(_ASKING)
