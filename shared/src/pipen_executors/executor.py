@@ -168,6 +168,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         self._unsettled: list[JobDir] = []
         self.live = Live(self.logger, quiet=is_quiet(self.workflow.output_settings.quiet))
         self._opened: dict[Lane, str | None] = {}
+        self._doubts: set[str] = set()
         self._plugins: list[tuple[str, Any]] | None = None
         self.plan()
         try:
@@ -363,7 +364,9 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
             names = ", ".join(lane.checked.ignored)
             self.logger.debug(f"Keys of the profile that are nothing here: {names}.")
         for doubt in lane.checked.doubts:
-            self._warn(doubt)
+            if doubt not in self._doubts:  # other lanes may have the same profile
+                self._doubts.add(doubt)
+                self._warn(doubt)
         if lane.checked.show_config:
             from humanfriendly.tables import format_pretty_table
 
