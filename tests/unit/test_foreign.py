@@ -20,6 +20,8 @@ from pipen_executors.hooks import hookimpl
 from pipen_executors.scheduler import xqute
 from pipen_executors.settings import ExecutorSettings, check
 from pipen_executors.states import ExitReason
+from snakemake_executor_plugin_pipen import ExecutorSettings as PipenSettings
+from snakemake_executor_plugin_pipen.choice import choose
 
 from ..conformance.harness import wait_for
 from .fake import Run
@@ -334,3 +336,14 @@ def test_subclass_of_this_family(tmp_path: Path, module: str) -> None:
     mine = type("Mine", (found,), {"submit_job": Submits.submit_job})
     with pytest.raises(UserError, match=r"Mine is a subclass of LocalScheduler of pipen-local.*"):
         make(mine, tmp_path)
+
+
+def test_class_itself_from_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As pipen takes it; Snakemake's Python interface hands settings over as they are."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    choice = choose(PipenSettings(scheduler=Plain, forks="3"), {}, "a")  # type: ignore[arg-type]
+    assert choice.lane == "tests.unit.test_foreign.Plain"
+    checked, make_scheduler = choice.prepare(print, print)
+    scheduler: Any = make_scheduler(None, tmp_path / choice.lane, checked)  # type: ignore[arg-type]
+    assert scheduler.forks == 3
+    scheduler.made_in_loop.close()

@@ -65,7 +65,7 @@ class Executor(PipenExecutor):
             choice = choose(self.settings, resources, rule)
             if choice.lane not in self._lanes:
                 checked, make_scheduler = choice.prepare(self._warn, self.logger.debug)
-                self._named[choice.lane] = ("scheduler", choice.scheduler, choice.where)
+                self._named[choice.lane] = ("scheduler", choice.shown, choice.where)
                 self._lanes[choice.lane] = self.add_lane(choice.lane, checked, make_scheduler)
             self._asked[asked] = self._lanes[choice.lane]
         return self._asked[asked]

@@ -36,21 +36,28 @@ class Choice:
     profile
         The profile.
     scheduler, where
-        Name of the scheduler, and the setting that gave it, for error messages.
+        Name of the scheduler, or its class (from Snakemake's Python interface), and the setting
+        that gave it, for error messages.
     settings
         Those of the command line.
     """
 
     profile: Profile
-    scheduler: str
+    scheduler: str | type[Any]
     where: str
     settings: Any
+
+    @property
+    def shown(self) -> str:
+        """The scheduler as a name."""
+        one = self.scheduler
+        return one if isinstance(one, str) else f"{one.__module__}:{one.__qualname__}"
 
     @property
     def lane(self) -> str:
         """Name of the lane, by which the next run finds its job directories again."""
         # ``module:Class``; names of entry points are free text.
-        name = re.sub(r"[^\w.-]", "_", self.scheduler.replace(":", "."))
+        name = re.sub(r"[^\w.-]", "_", self.shown.replace(":", "."))
         return name if self.profile.name == DEFAULT else f"{name}@{self.profile.name}"
 
     def prepare(
@@ -78,10 +85,10 @@ class Choice:
         except (NoSuchSchedulerError, WrongSchedulerTypeError) as error:
             raise UserError(f"{error} (From: {self.where}.)") from error
         profile = self.profile
-        if profile.options and profile.scheduler not in (None, self.scheduler):
+        if profile.options and profile.scheduler not in (None, self.shown):
             debug(
                 f"The scheduler_opts of profile {profile.name} are for {profile.scheduler} and are "
-                f"nothing to {self.scheduler}."
+                f"nothing to {self.shown}."
             )
             profile = replace(profile, options={})
         shared = {f.name: getattr(self.settings, f.name) for f in fields(ExecutorSettings)}
@@ -126,6 +133,7 @@ def choose(settings: Any, resources: Mapping[str, Any], rule: str) -> Choice:
     if named_profile:
         where = f"resource {PROFILE} of rule {rule}"
     profile = read_profile(str(named_profile or settings.profile or DEFAULT), where)
+    scheduler: str | type[Any]
     if named_scheduler:
         scheduler, where = str(named_scheduler), f"resource {SCHEDULER} of rule {rule}"
     elif settings.scheduler and not (named_profile and profile.scheduler):
