@@ -18,6 +18,7 @@ import xqute
 from xqute import JobStatus, Xqute, plugin
 
 from pipen_executors import get_scheduler
+from pipen_executors.exceptions import UserError
 from pipen_executors.pipen_api import PipenScheduler
 
 from .conformance.harness import wait_for
@@ -107,6 +108,12 @@ def test_a_submission_that_is_refused(tmp_path: Path) -> None:
     assert job._status == JobStatus.FAILED
     assert asyncio.run(job.get_rc()) == -2
     assert "kill_grace in scheduler_opts is 'soon'" in job.stderr_file.read_text()
+
+
+def test_an_option_that_is_none_is_told_before_the_first_job(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"kil_grace in scheduler_opts is 5: .*use kill_grace"):
+        run(tmp_path, ["true"], scheduler_opts={"kil_grace": 5})
+    assert not (tmp_path / "0").exists()
 
 
 def test_forks_and_hooks(tmp_path: Path) -> None:

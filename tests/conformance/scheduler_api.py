@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from .base import ConformanceBase
 from .harness import PATIENCE, Workflow
 
@@ -200,6 +202,7 @@ class SchedulerApi(ConformanceBase):
         assert "all methods tried" in said
         workflow.assert_nothing_runs()
 
+    @pytest.mark.slow
     def test_a_pipeline_of_pipen(self, workflow: Workflow) -> None:
         """By name, with three processes; the second run finds everything in pipen's cache."""
         name = f"pipen-executors-{self.backend.scheduler}"

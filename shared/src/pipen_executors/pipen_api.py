@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .job import Job
     from .scheduler import SchedulerPostInit
+    from .settings import Checked
 
     Base = xqute.Scheduler
 else:
@@ -176,11 +177,9 @@ class PipenScheduler(Base):
 
     def _make_driven(self) -> SchedulerPostInit:
         from .hooks import Hooks
-        from .profiles import Profile, Value
-        from .standalone import NoRun, checked_options, plugin_of
+        from .standalone import NoRun, plugin_of
 
-        options = {name: Value(value, "scheduler_opts") for name, value in self._given().items()}
-        self._checked = checked_options(self.backend, Profile("", options=options))
+        self._read_options()
         executor = plugin_of(self.backend).Executor
         root = Path(self._root())
         made: SchedulerPostInit = executor.make_scheduler(NoRun(self._say), root, self._checked)
@@ -197,6 +196,22 @@ class PipenScheduler(Base):
         if self._overrides("wrapped_job_script"):
             driven.write_wrapper = self._write_in_callers_loop
         return made
+
+    def _read_options(self) -> Checked:
+        """Read the options as a run of the executor reads those of a profile.
+
+        Raises
+        ------
+        UserError
+            If one cannot be right, or is none of this scheduler's.
+        """
+        from .profiles import Profile, Value
+        from .standalone import checked_options
+
+        options = {name: Value(value, "scheduler_opts") for name, value in self._given().items()}
+        checked = checked_options(self.backend, Profile("", options=options))
+        self._checked = checked
+        return checked
 
     def _given(self) -> dict[str, Any]:
         """Return the options as the executor has them in ``scheduler_opts``."""
@@ -361,7 +376,18 @@ class PipenScheduler(Base):
         -------
         xqute.job.Job
             The job.
+
+        Raises
+        ------
+        UserError
+            If an option of the scheduler is none, or cannot be right.
         """
+        if not self._post_init_called:
+            await self.post_init()  # type: ignore[no-untyped-call]
+            self._post_init_called = True
+        if self._checked is None:
+            for doubt in self._read_options().doubts:
+                self._say(doubt, warning=True)
         # xqute's job adds to the variables, which may be the same table for all jobs.
         job: xqute.job.Job = await super().create_job(index, cmd, dict(envs or {}))
         return job
