@@ -267,6 +267,7 @@ def test_options_of_servers_and_containers(tmp_path: Path) -> None:
     scheduler = asyncio.run(ready(made))
     assert str(scheduler.workdir) == str(scheduler.workdir.mounted) == f"{tmp_path}/jobs"
     assert scheduler.cwd == "/mnt/disks/.cwd"
+    assert scheduler._read_options().jobname_prefix == "container"
     assert scheduler._given()["volume_as_cwd"] == f"{tmp_path}:/mnt/disks/.cwd"
 
 

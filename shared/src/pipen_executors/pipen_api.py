@@ -184,7 +184,7 @@ class PipenScheduler(Base):
         root = Path(self._root())
         made: SchedulerPostInit = executor.make_scheduler(NoRun(self._say), root, self._checked)
         made.hooks = Hooks((), functools.partial(self._say, warning=True), tells_xqute=False)
-        made.jobname_prefix = self.jobname_prefix
+        made.jobname_prefix = self.jobname_prefix  # where a setting does not say it
         driven: Any = made
         # What subclasses override, and xqute's plugins, have their say in the wrapper.
         driven._from_hooks = self._code_of_plugins
@@ -209,6 +209,7 @@ class PipenScheduler(Base):
         from .standalone import checked_options
 
         options = {name: Value(value, "scheduler_opts") for name, value in self._given().items()}
+        options["jobname_prefix"] = Value(str(self.jobname_prefix), "the constructor")
         checked = checked_options(self.backend, Profile("", options=options))
         self._checked = checked
         return checked
