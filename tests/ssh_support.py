@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_pipen_ssh.servers import Server
-from snakemake_executor_plugin_pipen_ssh.staging import Staging
+from snakemake_executor_plugin_pipen_ssh.staging import DEFAULT_WORKDIR, Staging
 
 from .conformance.harness import Backend, Workflow
 from .services.common import ServiceUnavailable
@@ -152,5 +152,6 @@ class ApartWorkflow(Workflow):
 
 
 def workflow_name(workflow: Workflow) -> str:
-    """Return the name of the directory of a workflow on machines that share no files."""
-    return os.path.basename(Staging(str(workflow.dir), ".events", print).tree(Server("any", "any")))
+    """Return the name of the directory of a workflow on machines, below where all of them lie."""
+    tree = Staging(str(workflow.dir), ".events", print).tree(Server("any", "any"))
+    return tree.removeprefix(f"{DEFAULT_WORKDIR}/")

@@ -281,6 +281,62 @@ class TestThereAndBack:
         assert "let the rule copy what it points at" in message
         assert not workflow.exists("d")
 
+    def test_as_in_the_working_directory(self, workflow: ApartWorkflow, hosts: SshHosts) -> None:
+        """What a job finds and leaves is what it would be here."""
+        outside = workflow.home / "outside.txt"
+        outside.write_text("outside\n")
+        workflow.file("say.sh", 'cat "${snakemake_input[0]}" > "${snakemake_output[0]}"\n')
+        workflow.file(
+            "say.py",
+            """\
+            with open(snakemake.output[0], "w") as out, open(snakemake.input[0]) as text:
+                out.write(text.read())
+            """,
+        )
+        workflow.snakefile(
+            f"""
+            import os
+            rule all:
+                input: "sh.out", "py.out", "link", "named", "filled"
+            rule bash:
+                input: {str(outside)!r}
+                output: "sh.out"
+                log: "logs/bash.log"
+                shadow: "minimal"
+                script: "say.sh"
+            rule python:
+                input: "sh.out"
+                output: "py.out"
+                shadow: "shallow"
+                script: "say.py"
+            rule links:
+                input: "py.out"
+                output: target="target", to_target="link", same="same", copied="copy"
+                shell:
+                    "echo made > {{output.target}}; ln -s target {{output.to_target}}; "
+                    "ln -s $PWD/{{input}} {{output.same}}; "
+                    "echo elsewhere > aside; ln -s aside {{output.copied}}"
+            rule names:
+                output: "named"
+                params: name=os.path.basename(os.getcwd())
+                shell: "[ {{params.name}} = ${{{{PWD##*/}}}} ] && touch {{output}}"
+            rule filled:
+                output: touch("filled"), touch("empty")
+                shell: "echo more > filled"
+            """
+        )
+        workflow.run().ok()
+        assert workflow.read("py.out") == "outside\n"
+        assert os.readlink(workflow.path("link")) == "target"
+        assert os.readlink(workflow.path("same")) == "py.out"
+        assert not workflow.path("copy").is_symlink()
+        assert workflow.read("copy") == "elsewhere\n"
+        assert workflow.read("filled") == "more\n"
+        assert workflow.read("empty") == ""
+        for machine in hosts.machines:  # what is in a shadow directory is to be thrown away
+            shadows = f"{workflow.tree()}/.snakemake/shadow"
+            assert not hosts.run(machine, "ls", "-A", shadows, check=False)
+
     def test_nothing_is_sent_twice(self, workflow: ApartWorkflow, hosts: SshHosts) -> None:
         """A job goes where its inputs lie, and an unchanged file stays where it is."""
         workflow.file("big.in", b"x" * 100_000)
@@ -540,16 +596,23 @@ class TestSecondSnakemake:
             configfile: "config.yaml"
             include: "rules/more.smk"
             rule all:
-                input: "1.out"
+                input: "1.out", "user.txt"
             rule run:
                 input: "in.txt"
-                output: "mid.txt", touch("touched")
+                output: "mid.txt", touch("touched"), temp("used_up")
+                group: "g"
                 log: "logs/run.log"
                 benchmark: "bench.tsv"
                 run:
                     with open(output[0], "w") as out, open(input[0]) as text:
                         out.write(text.read() + WORD + "\\n")
                     print("logged", file=open(log[0], "w"))
+                    shell("touch used_up")
+            rule user:
+                input: "used_up"
+                output: "user.txt"
+                group: "g"
+                shell: "cp {input} {output}"
             rule script:
                 input: "mid.txt", "touched"
                 output: "{n}.out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,18 +40,23 @@ class Allowed:
     where
         Pattern of :attr:`Difference.where`.
     executors
-        For which; empty for all.
+        For which; empty for all. :data:`APART` stands for all that share no files.
     reason
         Why, as docs/differences.md says it.
-    other
-        Pattern of what the other executor has to have left; empty for anything.
+    other, local
+        Pattern of what the other executor, and the local one, have to have left; empty for
+        anything.
     """
 
     where: str
     executors: tuple[str, ...]
     reason: str
     other: str = ""
+    local: str = ""
 
+
+APART: Final = "apart"
+"""What an executor is too whose jobs share no files with Snakemake."""
 
 ALLOWED: Final[Sequence[Allowed]] = (
     Allowed(
@@ -85,6 +90,15 @@ ALLOWED: Final[Sequence[Allowed]] = (
         "directory of a job.",
     ),
     Allowed(
+        r"file .*",
+        (APART,),
+        "Where no files are shared, what a job leaves beside its outputs and logs stays there, "
+        "also empty directories: of a relative `tmpdir`, or, where a second Snakemake "
+        "failed, those for its outputs, logs and benchmark.",
+        other="nothing",
+        local="^directory ",
+    ),
+    Allowed(
         r"inherited .* (SLURM|SQUEUE|SACCT)_\w+",
         ("pipen-slurm",),
         "Variables that change what Slurm's commands print (`SLURM_TIME_FORMAT`, `SQUEUE_*`, "
@@ -100,14 +114,14 @@ ALLOWED: Final[Sequence[Allowed]] = (
         r"file .*/shadow/@TMP@.*",
         (),
         "The local executor leaves the shadow directory of a job that failed.",
-        "nothing",
+        other="nothing",
     ),
     Allowed(
         r"metadata .* shellcmd",
         (),
         "In the metadata of a job, the command has `<TBD>` for what only the node knows or what "
         "depends on files that the same group makes.",
-        "<TBD>",
+        other="<TBD>",
     ),
     Allowed(
         r"metadata .* input_checksums",
@@ -117,20 +131,34 @@ ALLOWED: Final[Sequence[Allowed]] = (
 )
 
 
-def compare(local: Observed, other: Observed, executor: str) -> list[Difference]:
-    """Return the differences that are not meant."""
+def compare(
+    local: Observed, other: Observed, executor: str, *, apart: bool = False
+) -> list[Difference]:
+    """Return the differences that are not meant.
+
+    Parameters
+    ----------
+    local, other
+        What the local executor has left, and the other one.
+    executor
+        The other's name.
+    apart
+        Whether its jobs share no files with Snakemake.
+    """
+    names = {executor, APART} if apart else {executor}
     found = [*_runs(local, other), *_seen(local, other)]
     if local.report != other.report:
         found.append(Difference("report", str(local.report), str(other.report)))
-    return [difference for difference in found if not is_allowed(difference, executor)]
+    return [difference for difference in found if not is_allowed(difference, names)]
 
 
-def is_allowed(difference: Difference, executor: str) -> bool:
-    """Tell whether a difference is meant."""
+def is_allowed(difference: Difference, names: Set[str]) -> bool:
+    """Tell whether a difference is meant for an executor, by its name and what else it is."""
     return any(
         re.fullmatch(allowed.where, difference.where, re.DOTALL)
-        and (not allowed.executors or executor in allowed.executors)
+        and (not allowed.executors or not names.isdisjoint(allowed.executors))
         and re.search(allowed.other, difference.other)
+        and re.search(allowed.local, difference.local)
         for allowed in ALLOWED
     )
 

@@ -149,6 +149,12 @@ def test_temporary_files_that_are_asked_for_stay(here: Path) -> None:
     group = Planned(here, snakefile, "b", "--notemp", "--forceall")
     assert group.run().returncode == 0
     assert (here / "inside").exists()
+    assert set(group.spec.outputs) == {*left, "inside"}
+    respawned = snakefile.replace("rule b:", "rule b:\n            benchmark: repeat('bench', 2)")
+    for option, there in (("--notemp", True), ("--printshellcmds", False)):
+        group = Planned(here, respawned, "b", option, "--forceall")
+        assert not group.spec.direct
+        assert ("--notemp" in group.spec.script.split()) == there
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,10 @@ def test_transfer_that_is_broken_off_here_costs_the_session(here: Path, tree: Pa
 
 @pytest.mark.parametrize("name", ["a b", "a,b&\\1\nc", "é", "\udcff", "-x"])
 def test_links_that_are_asked_for(here: Path, tree: Path, tmp_path: Path, name: str) -> None:
-    """They come as what they point at, and do not change what comes of a directory."""
+    """Those to files that do not come themselves come as what they point at.
+
+    They do not change what comes of a directory.
+    """
     d = tree / "d"
     d.mkdir()
     (d / "v1").write_text("of d")
@@ -174,6 +177,41 @@ def test_links_that_are_asked_for(here: Path, tree: Path, tmp_path: Path, name: 
     found = {one: (here / one) for one in (f"sub/{name}", "other", "to v1")}
     assert [path.read_text() for path in found.values()] == ["target", "target", "of d"]
     assert not any(path.is_symlink() for path in found.values())
+
+
+def test_links_to_what_comes_too(here: Path, tree: Path) -> None:
+    """They stay links, as also those to inputs: Snakemake may remove what they lead to."""
+    (tree / "r").mkdir()
+    (tree / "r" / "first").write_text("first")
+    (tree / "r" / "to first").symlink_to("first")
+    (tree / "r" / "to that").symlink_to("to first")
+    (tree / "r" / "to input").symlink_to(tree / "data" / "in")
+    (tree / "r" / "to itself").symlink_to("to itself")
+    (tree / "r" / "to another").symlink_to("../data/another")
+    (tree / "data").mkdir()
+    (tree / "data" / "in").write_text("in")
+    (tree / "data" / "another").write_text("another")
+    (here / "real").write_text("in")
+    (here / "data").mkdir()
+    (here / "data" / "in").symlink_to(here / "real")
+    names = [f"r/{name}" for name in os.listdir(tree / "r")]
+    files = {name: f"{here}/{name}" for name in names}
+
+    async def work(carriers: Carriers) -> None:
+        known = [*files.values(), f"{here}/data/in"]
+        await receive(carriers, Arrival(files, known, str(tree), str(here)))
+
+    os.utime(tree / "r" / "to first", (1e9, 1e9), follow_symlinks=False)
+    carried(tree, work)
+    found = {path.name: path for path in (here / "r").iterdir()}
+    assert {name: str(path.readlink()) for name, path in found.items() if path.is_symlink()} == {
+        "to first": "first",
+        "to that": "to first",
+        "to input": "../data/in",
+    }
+    assert found["to another"].read_text() == "another"
+    assert found["to first"].lstat().st_mtime == 1e9
+    assert "to itself" not in found
 
 
 def test_session_that_ends_is_a_lost_connection(here: Path, tree: Path) -> None:
@@ -203,7 +241,12 @@ def test_tree_that_is_not_there(tmp_path: Path) -> None:
     async def work(carriers: Carriers) -> None:
         await receive(carriers, Arrival({}))
 
-    for name, why in (("file/x", "Not a directory"), ("link", "is a symbolic link")):
+    for name, why in (
+        ("file/x", "File exists"),
+        ("link", "is a symbolic link"),
+        ("link/x", "link is a symbolic link"),
+        ("open/x", "open has the mode 755, so that others can get at it"),
+    ):
         with pytest.raises(SchedulerError, match=rf"big1 does not run .*{why}"):
             carried_in(tmp_path / name, work)
     (tmp_path / "open").chmod(0o750)

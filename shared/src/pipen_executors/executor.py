@@ -645,6 +645,8 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
         """
         arguments = RealExecutor.get_job_args(self, job, cores=max(1, int(job.threads)))
         arguments = with_file_targets(arguments, job)
+        if self.workflow.storage_settings.notemp:  # a group removes what it alone needs
+            arguments += " --notemp"
         if SharedFSUsage.INPUT_OUTPUT in self.workflow.storage_settings.shared_fs_usage:
             files = [str(file) for file in job.get_wait_for_files() if _is_one_line(str(file))]
             if files:

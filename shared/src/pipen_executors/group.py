@@ -467,13 +467,15 @@ def dispensable(group: Any, workflow: Any) -> set[Any]:
     """Return the outputs that need not be there when a group has succeeded.
 
     They stay on the node, or are temp() and nothing outside of the group asks for them
-    (``GroupJob.postprocess`` does not miss them).
+    (``GroupJob.postprocess`` does not miss them). With --notemp these are kept, and wanted.
     """
+    notemp = workflow.storage_settings.notemp
     return {
         file
         for job in group.jobs
         for file in job.output
-        if is_flagged(file, "nodelocal") or _is_temporary(group, workflow, job, file)
+        if is_flagged(file, "nodelocal")
+        or (not notemp and _is_temporary(group, workflow, job, file))
     }
 
 

@@ -106,6 +106,8 @@ class JobSpec:
         Files that must be visible on the node before the command starts.
     outputs
         Files that must exist when the command has succeeded.
+    touched
+        ``touch()`` outputs, which Snakemake makes if the command has not.
     logs
         Its log and benchmark files.
     addresses
@@ -167,6 +169,7 @@ class JobSpec:
     volatile: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    touched: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)

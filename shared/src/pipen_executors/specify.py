@@ -15,7 +15,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import is_flagged, wait_for_files
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
-from . import meter, staging
+from . import meter, shadow, staging
 from .command import NotDirect, capture, own_image, why_not_direct, why_python
 from .exceptions import UserError
 from .group import (
@@ -440,7 +440,7 @@ class Specifier:
         """Let a job run as its own command; return why not, where it cannot."""
         if (why := self._why_not_direct(job)) is not None:
             return why
-        directory = self.directory(spec)
+        directory = self._directory_of_command(job, spec)
         declared = self._executor.envvars()
         members = list(job.jobs) if job.is_group() else [job]
         copied = None
@@ -536,6 +536,7 @@ class Specifier:
             gone = dispensable(job, self._workflow)
             made = [file for file in made if file not in gone]
         spec.outputs = tuple(lies(f) for f in made if not is_flagged(f, "touch"))
+        spec.touched = tuple(lies(f) for f in made if is_flagged(f, "touch"))
 
     def _through_jobscript(self, job: Any, spec: JobSpec) -> None:
         """Honour --precommand and --jobscript for a direct job."""
@@ -543,7 +544,7 @@ class Specifier:
         spec.files = {**spec.files, "job.command": content}
         name = "job.command" if job.is_group() else spec.script_file
         spec.script_file = "job.script"
-        command = shlex.join([*spec.argv, f"{self.directory(spec)}/{name}"])
+        command = shlex.join([*spec.argv, f"{self._directory_of_command(job, spec)}/{name}"])
         precommand = self._workflow.remote_execution_settings.precommand
         if precommand:
             command = f"{precommand} && {command}"
@@ -631,12 +632,14 @@ class Specifier:
         if self._scheduler.brings_files:
             self._fill_files(job, spec)
             spec.inputs += self._sources()
-            # Pipes are made beforehand; a service's file goes away with the service.
+            # Pipes are made beforehand; a service's file goes away with the service, and what
+            # only members of a group need with the group.
+            gone = dispensable(job, self._workflow) if job.is_group() else set()
             spec.outputs = tuple(
                 str(file)
                 for member in members
                 for file in member.output
-                if not (is_flagged(file, "pipe") or is_flagged(file, "service"))
+                if not (is_flagged(file, "pipe") or is_flagged(file, "service") or file in gone)
             )
             spec.logs += tuple(str(member.benchmark) for member in members if member.benchmark)
         else:
@@ -664,6 +667,17 @@ class Specifier:
     def directory(self, spec: JobSpec) -> str:
         """Return the job directory as the job sees it."""
         return JobDir.of("", spec, self._scheduler.seen_root()).mounted
+
+    def _directory_of_command(self, job: Any, spec: JobSpec) -> str:
+        """Return the job directory as the command of a direct job sees it.
+
+        A relative path begins in the directory in which the command runs, and that may be a
+        shadow directory: one level below the directory of all of them, whatever its name.
+        """
+        path = self.directory(spec)
+        if os.path.isabs(path) or job.is_group() or not job.is_shadow:
+            return path
+        return os.path.relpath(path, f"{shadow.root(self._workflow)}/any")
 
 
 def static_resources(rule: Any) -> dict[str, str | int]:

@@ -49,12 +49,18 @@ class Arrival:
         Files and directories here that the machine has anyway: inputs and outputs of the job.
     tree, base
         A directory of the machine, and the one here that it mirrors.
+
+    Attributes
+    ----------
+    followed
+        Names of links that may not be links here: what they point at is to be sent.
     """
 
     files: Mapping[str, str]
     known: Sequence[str] = ()
     tree: str = ""
     base: str = ""
+    followed: dict[str, None] = field(default_factory=dict, init=False)
     _times: list[tuple[str, int, int]] = field(default_factory=list)
     _directories: set[str] = field(default_factory=set)
     _regular: set[str] = field(default_factory=set)
@@ -62,7 +68,7 @@ class Arrival:
 
     @cached_property
     def _allowed(self) -> list[str]:
-        return [os.path.realpath(path) for path in self.known]
+        return [path for one in self.known for path in {os.path.realpath(one), _placed(one)}]
 
     def partial(self, name: str) -> str:
         """Return where a file is written until it is complete: beside its place."""
@@ -103,6 +109,7 @@ class Arrival:
             raise RefusedError(f"{member.name!r} is in no directory of the archive")
         if os.path.lexists(path):
             raise RefusedError(f"{member.name!r} came twice")
+        self._links.pop(path, None)  # a link that is followed now
         if member.isdir():
             os.mkdir(path, 0o700)
             self._directories.add(path)
@@ -138,23 +145,28 @@ class Arrival:
 
     def _take_link(self, member: tarfile.TarInfo, text: str, name: str, rest: str) -> None:
         path = self.partial(name) + rest
-        os.symlink(self._link(member, text, name, rest), path)
         self._links[path] = text
+        try:
+            target = self._link(member, text, name, rest)
+        except RefusedError:
+            if rest or name in self.followed:
+                raise
+            self.followed[name] = None
+            return
+        os.symlink(target, path)
+        if not rest:
+            os.utime(path, ns=(_time(member), _time(member)), follow_symlinks=False)
 
     def _link(self, member: tarfile.TarInfo, text: str, name: str, rest: str) -> str:
         """Return where a link may lead, as a relative path."""
-        if not rest:
-            raise RefusedError(f"{member.name!r} came as a symbolic link")
-        place = self.files[name]
-        # Where links in the path of the output itself lead is a matter of this machine.
-        top = f"{os.path.realpath(os.path.dirname(place))}/{os.path.basename(place)}"
+        top = _placed(self.files[name])
         parent = os.path.dirname(top + rest)
         if self.tree and text.startswith(f"{self.tree}/"):
             text = os.path.relpath(f"{self.base}/{text[len(self.tree) + 1 :]}", parent)
         words = [word for word in text.split("/") if word not in ("", ".")]
         ups = len([word for word in words if word == ".."])
         target = os.path.normpath(f"{parent}/{text}")
-        allowed = (top, *self._allowed)
+        allowed = (top, *self._allowed) if rest else {*self._allowed} - {top}
         # A way up behind a name may lead elsewhere than it looks, where the name is a link.
         if (
             text.startswith("/")
@@ -187,6 +199,14 @@ class Arrival:
         """Remove what has not got to its place."""
         for name in self.files:
             _remove(self.partial(name))
+
+
+def _placed(path: str) -> str:
+    """Return a path in which links are followed, though not in its last part.
+
+    Where links in the path of an output lead is a matter of this machine.
+    """
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 @cache

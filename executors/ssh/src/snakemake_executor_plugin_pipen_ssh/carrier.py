@@ -95,15 +95,28 @@ class Carrier:
         self._session.stdin.write(frame(0))
         return await self._answer(mark)
 
-    async def get(self, names: Sequence[str], archive: asyncio.StreamWriter) -> Verdict:
-        """Pack files; names of what is not there are left out.
+    async def get(
+        self, names: Sequence[str], followed: Sequence[str], archive: asyncio.StreamWriter
+    ) -> Verdict:
+        """Pack files, some followed where they are links; what is not there is left out.
 
         Raises
         ------
         OSError
             If the connection is lost, or the archive cannot be written.
         """
-        return await self._answer(self._ask("get", len(names), *names), archive)
+        mark = self._ask("get", len(names), *names, len(followed), *followed)
+        return await self._answer(mark, archive)
+
+    async def discard(self, name: str) -> Verdict:
+        """Remove a directory, if it is there; nobody ever finds half of it.
+
+        Raises
+        ------
+        OSError
+            If the connection is lost.
+        """
+        return await self._answer(self._ask("discard", name))
 
     def close(self) -> None:
         """End the session, whatever it does."""

@@ -9,7 +9,10 @@
 #                                      a dot; then unpack the archive that follows in pieces:
 #                                      a length, and so many bytes; the length 0 is its end. At
 #                                      last put each FROM in the place of a TO
-#     get MARK COUNT NAME...           pack what there is of the names, and write the archive
+#     get MARK COUNT NAME... COUNT NAME...
+#                                      pack what there is of the names, and write the archive:
+#                                      the second ones are followed where they are links
+#     discard MARK NAME                remove a directory
 #
 # Each is answered by a line with the mark and tar's exit status, behind the archive if there is
 # one, and by what went wrong, up to a null byte. Nobody else knows the mark.
@@ -76,6 +79,18 @@ carrier_put() {
     carrier_answer "$1" $? "$why"
 }
 
+# As one: whoever asks for what is in it finds all or nothing, at whatever moment this ends.
+carrier_discard() {
+    local why
+    carrier_field
+    why=$(
+        if [[ -d $REPLY ]]; then
+            mv -T -- "$REPLY" "$REPLY.old" && carrier_remove "$REPLY.old"
+        fi 2>&1
+    )
+    carrier_answer "$1" $? "$why"
+}
+
 # A name, as the replacement of one of tar's expressions.
 carrier_replacement() {
     local special escaped
@@ -86,14 +101,18 @@ carrier_replacement() {
     done
 }
 
-# A link that is asked for by its name stands for what it points at; one inside a directory
-# stays a link. As tar follows all links or none, it is given the other path, through the directory
-# around that, which is open here, and puts the name in place of it.
+# Only a link that is followed stands for what it points at; one inside a directory stays a link.
+# As tar follows all links or none, it is given the other path, through the directory around that,
+# which is open here, and puts the name in place of it.
 carrier_get() {
-    local name names why
+    local name names why plain
+    carrier_names; plain=("${names[@]}")
     carrier_names
     why=$(
         there=() renamed=()
+        for name in "${plain[@]}"; do
+            if [[ -e $name ]]; then there+=("$name"); fi
+        done
         for name in "${names[@]}"; do
             if [[ ! -e $name ]]; then continue; fi
             if [[ -L $name ]]; then

@@ -13,6 +13,7 @@ takes the place of the old one in one step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -31,6 +32,7 @@ from pipen_executors.jobdir import INFO
 from . import answers
 from .answers import Nonsense, Version
 from .arrival import Arrival
+from .carrier import Carriers
 from .contents import version
 from .host import Host
 from .servers import Server
@@ -70,12 +72,18 @@ class Staging:
         self._events = self.name(events)
 
     def tree(self, server: Server) -> str:
-        """Return the directory of this workflow on a machine; it is the same in the next run."""
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", os.path.basename(self._base))[:40].lstrip(".-")
+        """Return the directory of this workflow on a machine; it is the same in the next run.
+
+        It is called as the working directory here, since workflows use that name. Only a name
+        with control characters, in which a machine could not answer, is another there.
+        """
+        own = os.path.basename(self._base)
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", own)[:40].lstrip(".-") or "workflow"
         whole = f"{socket.gethostname()}:{self._base}".encode(errors="surrogateescape")
         return (
             f"{(server.workdir or DEFAULT_WORKDIR).rstrip('/')}/"
-            f"{name or 'workflow'}-{hashlib.sha256(whole).hexdigest()[:12]}"
+            f"{name}-{hashlib.sha256(whole).hexdigest()[:12]}/"
+            f"{own if own and own.isprintable() else name}"
         )
 
     def name(self, path: str) -> str:
@@ -228,7 +236,7 @@ class Staging:
         directory = self.name(job.directory.path)
         notes = [*_OF_JOB, f"{INFO}.{job.token}"]
         files = {f"{directory}/{name}": job.directory.file(name) for name in notes}
-        made = job.spec.outputs if outputs else ()
+        made = (*job.spec.outputs, *job.spec.touched) if outputs else ()
         for path in (*job.spec.logs, *made):
             files[self._there(job, path)] = self._here(job, path)
         known = [self._here(job, path) for path in (*job.spec.inputs, *job.spec.outputs)]
@@ -242,7 +250,19 @@ class Staging:
             except SchedulerError as error:
                 kind = TransientError if isinstance(error, TransientError) else SchedulerError
                 raise kind(f"{host.name}: {error}") from None
+            if outputs and job.spec.shadow_dir is not None:
+                await self._discard(host, carriers, self.name(job.spec.shadow_dir))
+                return
         await asyncio.to_thread(self._remember, host, job, made)
+
+    async def _discard(self, host: Host, carriers: Carriers, shadow: str) -> None:
+        """Remove a shadow directory when all has come, as Snakemake does here."""
+        for name in [name for name in host.stock.files if name.startswith(f"{shadow}/")]:
+            del host.stock.files[name]
+        # If it stays it takes room, and nothing else.
+        with contextlib.suppress(OSError, SchedulerError):
+            async with carriers.one() as carrier:
+                await carrier.discard(shadow)
 
     def _remember(self, host: Host, job: Job, paths: Iterable[str]) -> None:
         """Note that the machine has the files that were fetched from it."""
@@ -259,9 +279,7 @@ class Staging:
     def _there(self, job: Job, path: str) -> str:
         name = self.name(path)
         shadow = job.spec.shadow_dir
-        if shadow is None or name.startswith(_OUTSIDE):
-            return name
-        return f"{self.name(shadow)}/{name}"
+        return name if shadow is None else f"{self.name(shadow)}/{name}"
 
     def cwd(self, host: Host, job: Job) -> str:
         """Return the working directory of a job on a machine."""

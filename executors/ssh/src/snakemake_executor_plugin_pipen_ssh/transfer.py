@@ -185,18 +185,27 @@ async def receive(carriers: Carriers, arrival: Arrival) -> None:
     TransientError
         If the connection is lost.
     """
+    await asyncio.to_thread(arrival.clear)
     try:
-        async with (
-            _thread(partial(_unpack, arrival), "rb", "while fetching") as (thread, _, writer),
-            carriers.one() as carrier,
-        ):
-            verdict = await carrier.get(list(arrival.files), writer)
-        _judge(verdict, "while fetching", accepted=(0, _CHANGED))
-        if (problem := thread.exception()) is not None:
-            raise _no_archive(problem)
+        await _receive(carriers, arrival, list(arrival.files), [])
+        if arrival.followed:
+            await _receive(carriers, arrival, [], list(arrival.followed))
         arrival.settle()
     finally:
         arrival.clear()
+
+
+async def _receive(
+    carriers: Carriers, arrival: Arrival, names: Sequence[str], followed: Sequence[str]
+) -> None:
+    async with (
+        _thread(partial(_unpack, arrival), "rb", "while fetching") as (thread, _, writer),
+        carriers.one() as carrier,
+    ):
+        verdict = await carrier.get(names, followed, writer)
+    _judge(verdict, "while fetching", accepted=(0, _CHANGED))
+    if (problem := thread.exception()) is not None:
+        raise _no_archive(problem)
 
 
 def _no_archive(problem: BaseException) -> SchedulerError:
@@ -221,7 +230,6 @@ def _archive(stream: IO[bytes], mode: Any, **options: Any) -> tarfile.TarFile:
 
 
 def _unpack(arrival: Arrival, stream: IO[bytes]) -> None:
-    arrival.clear()
     with _archive(stream, "r|") as archive:
         for member in archive:
             arrival.take(archive, member)

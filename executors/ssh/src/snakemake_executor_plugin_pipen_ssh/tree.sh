@@ -4,12 +4,17 @@
 tree_umask=$(umask)
 umask 077
 
-# tree_enter TREE: make the directory if it is missing, and go there. Where others could have
-# prepared it or may look into it, REPLY says so and 1 is returned. It is looked at once this
-# shell is in it, so that it cannot be exchanged in between.
+# tree_enter TREE: make the directory and the one around it, which is this workflow's alone, if they
+# are missing, and go there. Where others could have prepared one or may look into it, REPLY says
+# so and 1 is returned.
 tree_enter() {
-    local owner mode
     if [[ $1 == / ]]; then cd /; return; fi
+    tree_enter_own "${1%/*}" && tree_enter_own "$1"
+}
+
+# A directory is looked at once this shell is in it, so that it cannot be exchanged in between.
+tree_enter_own() {
+    local owner mode
     # By --mode: where the parent has a default ACL, the umask does not count (umask(2)).
     if ! REPLY=$(mkdir -p -m 700 -- "$1" 2>&1); then return 1; fi
     if ! REPLY=$({ cd -P -- "$1"; } 2>&1); then return 1; fi
