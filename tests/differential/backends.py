@@ -9,6 +9,7 @@ from typing import Final
 
 from tests import container_support, sge_support, slurm_support, ssh_support
 from tests.conformance.harness import Backend
+from tests.services.ssh import SshHosts
 
 
 @contextlib.contextmanager
@@ -38,16 +39,21 @@ def _container(name: str) -> Callable[[], AbstractContextManager[Backend]]:
     return started
 
 
+def _with_room(hosts: SshHosts) -> list[str]:
+    """Return the machines with room for the largest groups, whose members' threads add up."""
+    return [f"{name},slots=16" for name in hosts.machines]
+
+
 @contextlib.contextmanager
 def _ssh() -> Iterator[Backend]:
     with ssh_support.hosts_or_skip() as hosts:
-        yield ssh_support.backend_on(hosts)
+        yield ssh_support.backend_on(hosts, *_with_room(hosts))
 
 
 @contextlib.contextmanager
 def _ssh_apart() -> Iterator[Backend]:
     with ssh_support.hosts_or_skip(private=True, python=True) as hosts:
-        yield ssh_support.staging_on(hosts)
+        yield ssh_support.staging_on(hosts, *_with_room(hosts))
 
 
 BACKENDS: Final[dict[str, Callable[[], AbstractContextManager[Backend]]]] = {

@@ -177,6 +177,9 @@ class _Maker:
             features.pop("resource word", None)
             if number <= self._last_in_h:
                 features["group"] = "g" if number <= self._last_in_g else "h"
+        if "shadow" in features:
+            # Beside remote jobs Snakemake changes its working directory while such a rule runs.
+            features.pop("local", None)
         if each and self._odd and features.get("benchmark") == 2:
             features["benchmark"] = 1
         inputs = self._inputs(each, earlier)

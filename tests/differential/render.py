@@ -93,9 +93,9 @@ def _header(plan: Plan) -> str:
             lines.append(text)
     if prefix:
         lines.append(f"shell.prefix({prefix!r})")
-    plain = [rule.name for rule in plan.rules if rule.outputs]
-    if plan.has("localrules") and plain:
-        lines.append(f"localrules: {plain[0]}")
+    plain = [rule for rule in plan.rules if rule.outputs]
+    if plan.has("localrules") and plain and not plain[0].has("shadow"):
+        lines.append(f"localrules: {plain[0].name}")
     return "\n".join(lines) + "\n"
 
 
@@ -364,7 +364,7 @@ def _bash_output(flavour: str, number: int, out: str, rule: Rule) -> str:
         )
     if flavour == "link":
         first = "<<output[0]:q>>"
-        return f'ln -s -- "$(basename -- {first})" {out}\n'
+        return f'ln -s -- "$(realpath -m --relative-to="$(dirname -- {out})" -- {first})" {out}\n'
     text = f"{{ tell; }} > {out}\n"
     if flavour == "executable":
         text += f"chmod 755 ./{out}\n"
@@ -468,7 +468,7 @@ for file in inputs:
     if flavour == "touch":
         pass
     elif flavour == "link":
-        os.symlink(os.path.basename(outputs[0]), file)
+        os.symlink(os.path.relpath(outputs[0], os.path.dirname(file) or "."), file)
     elif "directory" in flavour:
         os.makedirs(os.path.join(file, "sub"), exist_ok=True)
         open(os.path.join(file, "a"), "w").write(text)
