@@ -315,10 +315,12 @@ def _bash_body(plan: Plan, rule: Rule) -> str:
         ]
         if rule.get("tmpdir") is not None:
             lines.append("printf 'tmpdir <%s>\\n' \"$TMPDIR\"")
+    # A full shadow directory has links in its directories, or files where they are sent.
+    form = "%p" if rule.get("shadow") == "full" else "%p %y %m %l"
     lines += [
         "for file in <<input:q>>; do",
         "case $file in -*) file=./$file;; esac",
-        'if [ -d "$file" ]; then (cd "./$file" && find . -printf "%p %y %m %l\\n" | LC_ALL=C sort)',
+        f'if [ -d "$file" ]; then (cd "./$file" && find . -printf "{form}\\n" | LC_ALL=C sort)',
         'else printf "%s %s\\n" "$(cksum < "$file")" "$file"; fi; done',
     ]
     text = "tell() {\n" + "\n".join(lines) + "\n}\n"
