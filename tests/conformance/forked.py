@@ -125,16 +125,25 @@ class Server:
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="pipen-forked-")
         path = str(Path(self._directory.name, "socket"))
+        env = os.environ | {"PYTHONUNBUFFERED": "1"}
+        # As in the environment of a run, and before a test gives it packages of its own.
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+            env.pop(name, None)
+        self._understood = _of_interpreter(env)
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(path)
             listening.listen(64)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(listening.fileno()), path],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[listening.fileno()],
             )
         self._socket = path
+
+    def can_start(self, env: Mapping[str, str]) -> bool:
+        """Tell whether nothing in an environment is meant for an interpreter that starts."""
+        return _of_interpreter(env) == self._understood
 
     def close(self) -> None:
         """End it."""
@@ -180,6 +189,11 @@ class Server:
             socket.send_fds(connection, [b"+"], standard)
         connection.sendall(json.dumps(request).encode() + b"\n")
         return Forked(connection)
+
+
+def _of_interpreter(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that count when a program or Python itself starts."""
+    return {k: v for k, v in env.items() if k.startswith(("PYTHON", "LD_", "LC_", "LANG"))}
 
 
 def server() -> Server:

@@ -264,9 +264,7 @@ class Process:
         self.log = log
         self._started = time.monotonic()
         self._popen: subprocess.Popen[bytes] | Forked
-        if user is None and _for_interpreter(env) == _for_interpreter(
-            _clean_environment(cwd, None)
-        ):
+        if user is None and server().can_start(env):
             self._popen = server().start(argv[len(_SNAKEMAKE) :], cwd, env, log)
         else:
             with log.open("wb") as stream:
@@ -581,11 +579,6 @@ how the tests were started.
 Not a ``preexec_fn``, for which Python forks: a child of a process that serves gRPC may die of
 what gRPC does at a fork.
 """
-
-
-def _for_interpreter(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that count when a program or Python itself starts."""
-    return {k: v for k, v in env.items() if k.startswith(("PYTHON", "LD_", "LC_", "LANG"))}
 
 
 def _group_of(user: str) -> int:
