@@ -132,6 +132,8 @@ class ApartWorkflow(Workflow):
     def put(self, path: Path) -> None:
         """Copy a file there, as somebody would who installs it."""
         assert self._there is not None
+        for ours in (self._there.parent, self._there):
+            ours.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = self._there / path.relative_to(self.dir)
         there.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, there)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from itertools import groupby
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from .conformance.strategies import Halt, KeepGoing, Retries
 from .third_party import install
 
 # Tables of whoever runs the tests stay out.
-HOMELESS = {"HOME": "/nonexistent"}
+HOMELESS = {"HOME": f"{tempfile.gettempdir()}/pipen-tests-home"}
+"""A home of no user's: whatever is run may make it."""
 BACKEND = Backend(
     "pipen",
     # Without a limit of its own, jobs on this machine are as many as it has processors.

@@ -548,7 +548,7 @@ class TestOtherHouseOnSlurm(ConformanceBase):
 
     @pytest.fixture(scope="class", autouse=True)
     def on_cluster(self, request: pytest.FixtureRequest, cluster: SlurmCluster) -> None:
-        environment = {"HOME": "/nonexistent", **cluster.env}
+        environment = {**HOMELESS, **cluster.env}
         request.cls.backend = replace(self.backend, environment=environment)
 
     def test_success_failure_retry_and_halt(self, workflow: Workflow) -> None:

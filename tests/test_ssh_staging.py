@@ -580,6 +580,27 @@ class TestFaults:
 class TestSecondSnakemake:
     """Where machines have Snakemake, though no files in common with this one."""
 
+    @pytest.mark.parametrize("by", ["directive", "option"])
+    def test_snakefile_outside_of_the_working_directory(
+        self, workflow: ApartWorkflow, by: str
+    ) -> None:
+        """It is found where it was sent to, as the files that it includes and --configfile."""
+        workflow.file("rules/names.smk", "NAME = config['name']\n")
+        workflow.file("config.yaml", "name: given\n")
+        workflow.snakefile(
+            ("workdir: 'below'\n" if by == "directive" else "")
+            + """
+include: "rules/names.smk"
+rule a:
+    output: "a.out"
+    run:
+        open(output[0], "w").write(NAME)
+"""
+        )
+        option = ("--directory", "below") if by == "option" else ()
+        workflow.run("--configfile", "config.yaml", *option).ok()
+        assert workflow.read("below/a.out") == "given"
+
     def test_run_rule_and_python_script(self, workflow: ApartWorkflow) -> None:
         workflow.file("in.txt", "text\n")
         workflow.file("config.yaml", "word: configured\n")

@@ -161,6 +161,7 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
 
     def _begin(self) -> None:
         self._infos: dict[str, SubmittedJobInfo] = {}
+        self._seen_apart: Callable[[str], str] | None = None
         self._keys: dict[int, str] = {}
         self._ends_early = False
         self._broken = False
@@ -614,26 +615,38 @@ class PipenExecutor(RemoteExecutor):  # type: ignore[misc]
     def get_snakefile(self) -> str:
         """Return the path of the Snakefile, relative where the sources are not shared."""
         path = str(self.snakefile)
+        if self._seen_apart is not None:
+            return self._seen_apart(os.path.abspath(path))
         shared = SharedFSUsage.SOURCES in self.workflow.storage_settings.shared_fs_usage
         return path if shared else os.path.relpath(path)
 
-    def respawn_command(self, job: Any, spec: JobSpec, directory: str, *, apart: bool) -> str:
+    def respawn_command(
+        self, job: Any, spec: JobSpec, directory: str, *, apart: Callable[[str], str] | None
+    ) -> str:
         """Return the command line of the second Snakemake that runs a job.
 
         The list of files to wait for goes into the job directory, which outlives this
-        process. One that is ``apart`` shares no files with this one.
+        process. To one that shares no files with this one, ``apart`` tells where a file is that
+        was sent; it runs in the copy of the working directory, whatever the Snakefile says.
         """
         from .staging import node_prefix
 
         self._respawned = spec, directory
-        settings = self.workflow.storage_settings
+        self._seen_apart = apart
+        settings, config = self.workflow.storage_settings, self.workflow.config_settings
+        configs, workdir = config.configfiles, self.workflow.overwrite_workdir
         usage, prefix = settings.shared_fs_usage, settings.remote_job_local_storage_prefix
         try:
-            if apart:
+            if apart is not None:
                 settings.shared_fs_usage = frozenset()
+                config.configfiles = [Path(apart(os.path.abspath(file))) for file in configs]
+                if workdir is not None or os.getcwd() != self.workflow.workdir_init:
+                    self.workflow.overwrite_workdir = Path(".")
             settings.remote_job_local_storage_prefix = Path(node_prefix(self.workflow))
             return str(self.format_job_exec(job))
         finally:
+            self._seen_apart = None
+            config.configfiles, self.workflow.overwrite_workdir = configs, workdir
             settings.shared_fs_usage = usage
             settings.remote_job_local_storage_prefix = prefix
 

@@ -623,9 +623,8 @@ class Specifier:
         declared = self._executor.envvars()
         spec.direct = False
         spec.env = {**changes(os.environ), **spec.env, **declared}
-        command = self._executor.respawn_command(
-            job, spec, self.directory(spec), apart=self._scheduler.brings_files
-        )
+        apart = self._scheduler.seen if self._scheduler.brings_files else None
+        command = self._executor.respawn_command(job, spec, self.directory(spec), apart=apart)
         spec.script = self._format_jobscript(job, command)
         spec.argv = ("/bin/sh",)
         members = list(job.jobs) if job.is_group() else [job]
