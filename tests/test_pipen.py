@@ -1,4 +1,4 @@
-"""pipen: the conformance suite through it, profiles, mixing, schedulers of other houses."""
+"""pipen: the conformance suite through it, profiles, mixing, third-party schedulers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TestPipenOnLocal(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the scheduler of another house is installed."""
+    """Where a third-party scheduler is installed."""
     return install(tmp_path_factory.mktemp("site"))
 
 

@@ -540,8 +540,8 @@ class House(SlurmScheduler):
 
 
 @pytest.mark.slurm
-class TestOtherHouseOnSlurm(ConformanceBase):
-    """A class of another house, named as module:Class, on a real cluster."""
+class TestThirdPartyOnSlurm(ConformanceBase):
+    """A third-party class, named as module:Class, on a real cluster."""
 
     __test__ = True
     backend = Backend("pipen", arguments=("--pipen-scheduler", "house:House"), drives="house.House")

@@ -1,4 +1,4 @@
-"""A scheduler of another house (tests/mysched), installed as its users would."""
+"""A third-party scheduler (tests/mysched), installed as its users would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scheduler classes of other houses: what they override has its effect."""
+"""Third-party scheduler classes: what they override has its effect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .fake import Run
 
 
 class Plain(LocalScheduler):
-    """xqute's local scheduler, as the class of another house."""
+    """xqute's local scheduler, as a third-party class."""
 
     SUBMIT_JOB_SLEEP = 0.0
 

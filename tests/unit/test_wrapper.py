@@ -357,7 +357,7 @@ def test_the_users_variables_arrive_as_they_were(tmp_path: Path, prescript: str)
 
 
 def test_the_users_variables_arrive_whoever_starts_the_wrapper(tmp_path: Path) -> None:
-    """A scheduler of another house starts it as a script of any bash."""
+    """A third-party scheduler starts it as a script of any bash."""
     function = "BASH_FUNC_greet%%"
     path = wrapper(tmp_path, "", argv=PRINTS_ENVIRONMENT)
     found = environment_of(path, USERS)

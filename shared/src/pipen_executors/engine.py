@@ -420,7 +420,7 @@ class Engine:
                         unless=self._cancel_asked,
                     )
                 )
-            except Exception as error:  # a class of another house raises whatever it likes
+            except Exception as error:  # a third-party class raises whatever it likes
                 answers = {job: SchedulerError(str(error) or repr(error)) for job in ready}
         late = []  # asked to end while they were being submitted
         for job, answer in answers.items():

@@ -1,4 +1,4 @@
-"""Scheduler classes of other houses, as pipen's documentation has them, on this engine.
+"""Third-party scheduler classes, as pipen's documentation has them, on this engine.
 
 Such a class subclasses xqute's ``Scheduler`` and knows ``submit_job``, ``kill_job`` and
 ``job_is_running``; it may override any other method of xqute's ``Scheduler`` that concerns one
@@ -104,7 +104,7 @@ _config_of_job: ContextVar[tuple[object, Any] | None] = ContextVar("config_of_jo
 
 
 class Foreign(SchedulerPostInit):
-    """Mixed in before a class of another house (see :func:`make_foreign`)."""
+    """Mixed in before a third-party class (see :func:`make_foreign`)."""
 
     # Which id the job has cannot be told on the node; the submitter knows it.
     jid_expression: ClassVar[str] = ""
@@ -197,7 +197,7 @@ class Foreign(SchedulerPostInit):
             fails = await self.job_fails_before_running(job)
             # What the wrapper has written counts for more.
             return bool(fails) and not job.directory.info(job.token) and job.directory.rc() is None
-        except Exception:  # a class of another house raises whatever it likes
+        except Exception:  # a third-party class raises whatever it likes
             return False
 
     # -- the wrapper -----------------------------------------------------------------
@@ -351,7 +351,7 @@ def doubtful_options(scheduler: type[xqute.Scheduler], checked: Checked) -> list
 def make_foreign(
     scheduler: type[xqute.Scheduler], where: str, root: Path, checked: Checked
 ) -> SchedulerPostInit:
-    """Make a scheduler of a class of another house, constructed as pipen does it.
+    """Make a scheduler of a third-party class, constructed as pipen does it.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ def load_plugins(
         try:
             plugins.append((entry_point.name, entry_point.load()))
         except Exception as error:
-            # A broken package of another house must not take the run down.
+            # A broken third-party package must not take the run down.
             report(f"Plugin {entry_point.name} ({entry_point.value}) is skipped: {error!r}")
     for name in modules:
         try:

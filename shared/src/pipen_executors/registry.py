@@ -1,4 +1,4 @@
-"""Schedulers by name: those of this family, and those of other houses.
+"""Schedulers by name: those of this family, and third-party ones.
 
 A name stands for, in this order, as in pipen:
 
@@ -115,7 +115,7 @@ def backends() -> list[str]:
 
 
 def available() -> list[str]:
-    """Return all names of schedulers, of which those of other houses may turn out broken."""
+    """Return all names of schedulers, of which third-party ones may turn out broken."""
     others = {one.name for one in entry_points(group=GROUP) if not one.value.startswith(FAMILY)}
     return [*backends(), *sorted(others)]
 

@@ -248,7 +248,7 @@ class SchedulerPostInit(Base):
             try:
                 answers[job] = str(await self.submit_job(job))
             except Exception as error:
-                # A scheduler of another house raises whatever it likes.
+                # A third-party scheduler raises whatever it likes.
                 answers[job] = SchedulerError(str(error) or repr(error))
         return answers
 

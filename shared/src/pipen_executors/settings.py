@@ -184,7 +184,7 @@ class ExecutorSettings(ExecutorSettingsBase):
     takes_options: ClassVar[bool] = True
     """Whether the scheduler has options of its own, besides the settings."""
     like_settings: ClassVar[frozenset[str]] = frozenset()
-    """Options of the scheduler that are no slips of the pen for a setting (``volume``)."""
+    """Options of the scheduler that are not misspelt settings (``volume``)."""
 
     def __post_init__(self) -> None:
         """Make ready for what an earlier run has left: only this executor was chosen."""
@@ -481,7 +481,7 @@ def look_at_keys(settings: Any, profile: "Profile") -> tuple[list[str], list[str
 def look_at_options(
     settings: Any, options: Mapping[str, Any], where: Callable[[str], str]
 ) -> list[str]:
-    """Look for options that are slips of the pen for a setting; return a sentence for each.
+    """Look for options that seem to be misspelt settings; return a sentence for each.
 
     Raises
     ------
