@@ -10,7 +10,7 @@ from xqute.schedulers.ssh_scheduler.scheduler import SshScheduler as XquteSshSch
 from pipen_executors.pipen_api import PipenScheduler
 
 _OF_THE_COMMAND: Final = frozenset({"ctrl_persist", "ctrl_dir"})
-"""Options of xqute's servers that are about the command ssh, which is not used here."""
+"""Options of xqute's servers about the connections that it keeps open, which the executor does."""
 
 
 class SshScheduler(PipenScheduler, XquteSshScheduler):
@@ -25,7 +25,7 @@ class SshScheduler(PipenScheduler, XquteSshScheduler):
     backend = "ssh"
 
     def _make_xqutes(self, *args: Any, **kwargs: Any) -> None:
-        """Keep xqute's attributes; its constructor makes clients of the command ssh."""
+        """Keep xqute's attributes; its constructor would make its own connections."""
         self.ssh = kwargs.pop("ssh", "ssh")
         servers = kwargs.pop("servers", None) or kwargs.pop("ssh_servers", None)
         super(XquteSshScheduler, self).__init__(*args, **kwargs)
