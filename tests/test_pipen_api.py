@@ -308,7 +308,8 @@ def start(place: Path) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "HOME": str(place)},
+            # pipen breaks its lines at the width of a terminal.
+            env={**os.environ, "HOME": str(place), "COLUMNS": "200"},
         )
 
 
