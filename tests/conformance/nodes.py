@@ -32,8 +32,7 @@ USERS: Final = {
 OURS: Final = ("PIPEN", "pipen", "SLURM_ARRAY", "SGE_TASK", "OLDPWD")
 """Beginnings of names that a job has from nobody but the wrapper, or from an array."""
 
-_GLIBC_OWN: Final = "SigIgn:\t0000000180000000"
-_NONE: Final = "SigIgn:\t0000000000000000"
+_GLIBC_OWN: Final = 0x180000000
 """posix_spawn(3) of glibc ignores signals 32 and 33, which are its own, until it uses them."""
 
 
@@ -72,7 +71,7 @@ class Nodes(ConformanceBase):
             variables = self.variables(workflow, number)
             facts, as_local = (
                 [
-                    line.replace(_GLIBC_OWN, _NONE)
+                    _without_glibcs_signals(line)
                     for line in lines
                     if not line.startswith("trap -- -")
                 ]
@@ -202,3 +201,8 @@ class Nodes(ConformanceBase):
             assert tmpdir == f"{place}/{expected.get(name, own)}", name
             assert one == two == tmpdir * 2
             assert others == [tmpdir] * 3, name
+
+
+def _without_glibcs_signals(line: str) -> str:
+    name, _, mask = line.partition("\t")
+    return f"{name}\t{int(mask, 16) & ~_GLIBC_OWN:016x}" if name == "SigIgn:" else line

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from . import meter
+from . import filesystem, meter
 from .plain_text import plain
 from .spec import JobSpec
 
@@ -426,4 +426,4 @@ def prepare_root(root: Path) -> None:
     (root / OPEN).mkdir(exist_ok=True, mode=0o700)
     probe = events / f".probe-{secrets.token_hex(4)}"
     probe.touch()
-    probe.unlink()
+    filesystem.repeat(probe.unlink, True)  # whoever tries all of this again makes another one

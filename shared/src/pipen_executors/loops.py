@@ -16,9 +16,8 @@ def new_loop() -> asyncio.AbstractEventLoop:
     watcher = getattr(asyncio, "ThreadedChildWatcher", None)
     if watcher is not None:
         policy = asyncio.get_event_loop_policy()
-        try:
-            policy.get_child_watcher()
-        except NotImplementedError:
+        # Not by calling it: Python 3.12 warns of that.
+        if type(policy).get_child_watcher is asyncio.AbstractEventLoopPolicy.get_child_watcher:
             made = watcher()
             setattr(policy, "get_child_watcher", lambda: made)  # noqa: B010
     return asyncio.SelectorEventLoop()
