@@ -702,18 +702,20 @@ class Engine:
 
     def _sweep_events(self) -> None:
         """Remove events of submissions that have been settled: nobody will take them in."""
-        with contextlib.suppress(OSError):
-            found = [(name, parse_event(name)) for name in os.listdir(f"{self.root}/{EVENTS}")]
-            records = open_jobs(self.root) if found else {}
-            settled = []
-            for name, event in found:
-                if event is None:
-                    continue
-                known = records.get(event.key)
-                given_up = known is not None and known[1].token != event.token
-                if given_up or not is_open(self.root, event.key):
-                    settled.append(name)
-            DirectoryEvents.remove(f"{self.root}/{EVENTS}", settled)
+        filesystem.at_once(self._sweep_events_once, None)
+
+    def _sweep_events_once(self) -> None:
+        found = [(name, parse_event(name)) for name in os.listdir(f"{self.root}/{EVENTS}")]
+        records = open_jobs(self.root) if found else {}
+        settled = []
+        for name, event in found:
+            if event is None:
+                continue
+            known = records.get(event.key)
+            given_up = known is not None and known[1].token != event.token
+            if given_up or not is_open(self.root, event.key):
+                settled.append(name)
+        DirectoryEvents.remove(f"{self.root}/{EVENTS}", settled)
 
     async def _started(self, job: Job) -> None:
         if job.state is JobState.SUBMITTED:

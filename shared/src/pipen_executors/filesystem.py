@@ -28,6 +28,8 @@ _PASSING: Final = frozenset(
 )
 """What open(2), read(2), write(2), unlink(2), nfs(5) and mount.fuse3(8) say of such moments."""
 
+_AT_ONCE: Final = 5
+
 _TIMEOUT: Final = 60.0
 """Seconds for which a call from Snakemake's own threads is repeated."""
 
@@ -70,6 +72,20 @@ def exists(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def at_once(call: Callable[[], T], otherwise: T) -> T:
+    """Call a function a few times without a pause; return something else if it fails each time.
+
+    For what is worth no waiting: a stale handle is right at the next call already.
+    """
+    for _ in range(_AT_ONCE):
+        try:
+            return call()
+        except OSError as error:
+            if not is_passing(error):
+                break
+    return otherwise
 
 
 def repeat(call: Callable[..., T], *arguments: object) -> T:

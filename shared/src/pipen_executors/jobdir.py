@@ -319,8 +319,14 @@ def _write(path: str, data: bytes) -> None:
 
 
 def is_open(root: str, key: str) -> bool:
-    """Tell whether a job is under way, or its result has not been taken in."""
-    return os.path.lexists(f"{root}/{OPEN}/{key}")
+    """Tell whether a job is under way, or its result has not been taken in.
+
+    Raises
+    ------
+    OSError
+        If that cannot be found out.
+    """
+    return filesystem.exists(f"{root}/{OPEN}/{key}")
 
 
 def open_jobs(root: str) -> dict[str, tuple[JobDir, Record]]:
@@ -345,13 +351,14 @@ def tail(path: str, lines: int = 10) -> list[str]:
 
     No lines if it cannot be read; escape sequences and control characters are left out.
     """
-    try:
+
+    def read() -> str:
         with open(path, "rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - _TAIL_BYTES))
-            text = stream.read().decode(errors="replace")
-    except OSError:  # for messages only
-        return []
+            return stream.read().decode(errors="replace")
+
+    text = filesystem.at_once(read, "")  # for messages only
     return [plain(line) for line in text.splitlines()[-lines:]]
 
 
