@@ -17,6 +17,7 @@ from typing import Any
 
 from xqute.schedulers.sge_scheduler import SgeScheduler as XquteSgeScheduler
 
+from pipen_executors import filesystem
 from pipen_executors.exceptions import SchedulerError, SettingError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.scheduler import BatchScheduler
@@ -149,7 +150,7 @@ class SgeScheduler(BatchScheduler, XquteSgeScheduler):
     async def start(self) -> None:
         """Make the directory for what Grid Engine itself has to say of a job."""
         self._sge.mind_default_requests()
-        os.makedirs(f"{self.workdir}/.sge", mode=0o700, exist_ok=True)
+        filesystem.repeat(os.makedirs, f"{self.workdir}/.sge", 0o700, True)
         await super().start()
 
     async def submit_jobs(self, jobs: Sequence[Job]) -> Mapping[Job, str | SchedulerError]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from xqute.schedulers.slurm_scheduler import SlurmScheduler as XquteSlurmScheduler
 
+from pipen_executors import filesystem
 from pipen_executors.exceptions import SchedulerError, TransientError
 from pipen_executors.job import Job
 from pipen_executors.jobdir import tail
@@ -110,7 +111,7 @@ class SlurmScheduler(BatchScheduler, XquteSlurmScheduler):
 
     async def start(self) -> None:
         """Make the directory for slurmstepd's messages; ask what Slurm ends with a job."""
-        os.makedirs(f"{self.workdir}/.slurm", mode=0o700, exist_ok=True)
+        filesystem.repeat(os.makedirs, f"{self.workdir}/.slurm", 0o700, True)
         # Without an answer there is a guard where none may be needed.
         with contextlib.suppress(SchedulerError):
             self.kills_wrapper_only = not parse.tracks_all(await self._slurm.configuration())
