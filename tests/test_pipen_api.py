@@ -167,6 +167,29 @@ def test_bash_of_plugins_and_of_subclasses(tmp_path: Path) -> None:
     assert asyncio.run(main()).stdout_file.read_text() == "0 ONE two three\n"
 
 
+def test_job_that_ends_while_it_is_asked_about(tmp_path: Path) -> None:
+    """It has run, though it was not seen to."""
+
+    class Quick(get_scheduler("local")):  # type: ignore[misc]
+        ends = True
+
+        async def job_is_running(self, job: Any) -> bool:
+            if self.ends:
+                Path(str(job.rc_file)).write_text("0\n")
+            return False
+
+    async def main() -> tuple[bool, bool]:
+        scheduler = Quick(tmp_path)
+        job = await scheduler.create_job(0, ["true"])
+        await job.set_jid(1)
+        quick = await scheduler.job_fails_before_running(job)
+        os.unlink(job.rc_file)
+        scheduler.ends = False
+        return quick, await scheduler.job_fails_before_running(job)
+
+    assert asyncio.run(main()) == (False, True)
+
+
 def test_subclass_that_submits_by_itself(tmp_path: Path) -> None:
     """Its scheduler knows what to ask; the wrapper tells the rest."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from xqute.schedulers.local_scheduler import LocalScheduler
 
 from pipen_executors import engine
@@ -280,6 +281,18 @@ class NeedsLoop(Plain):
 
 def test_constructed_in_the_loop_of_its_methods(start: StartRun) -> None:
     assert outcome_of_one(start(NeedsLoop), "true").ok
+
+
+def test_that_loop_is_asyncios_own(start: StartRun) -> None:
+    """Whoever imports xqute first has uvloop's policy in the whole process."""
+    policy = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    try:
+        run = start(NeedsLoop)
+        assert isinstance(run.scheduler.made_in_loop, asyncio.SelectorEventLoop)
+        assert outcome_of_one(run, "true").ok
+    finally:
+        asyncio.set_event_loop_policy(policy)
 
 
 def test_pipens_ssh_scheduler_is_constructed(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def other_house(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def third_party(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(installed)
     yield
     sys.modules.pop("pipen_mysched", None)
@@ -47,7 +47,7 @@ def test_own_names_and_classes() -> None:
     assert isinstance(find_scheduler("local", print), types.ModuleType)
 
 
-def test_entry_points(other_house: None) -> None:
+def test_entry_points(third_party: None) -> None:
     """A class, and a module with the class in it, as pipen's documentation has it."""
     mine = get_scheduler("mysched")
     assert mine.__name__ == "MyScheduler"
@@ -58,7 +58,7 @@ def test_entry_points(other_house: None) -> None:
     assert {"local", "slurm", "mysched", "broken"} <= set(available())
 
 
-def test_broken_package_is_reported_and_skipped(other_house: None) -> None:
+def test_broken_package_is_reported_and_skipped(third_party: None) -> None:
     said: list[str] = []
     with pytest.raises(NoSuchSchedulerError, match="There is no scheduler 'broken'"):
         find_scheduler("broken", said.append)
@@ -67,7 +67,7 @@ def test_broken_package_is_reported_and_skipped(other_house: None) -> None:
     assert "no_such_thing" in line
 
 
-def test_no_such_scheduler_lists_what_there_is(other_house: None) -> None:
+def test_no_such_scheduler_lists_what_there_is(third_party: None) -> None:
     with pytest.raises(NoSuchSchedulerError) as raised:
         get_scheduler("slrum")
     for word in ("'slrum'", "local", "slurm", "mysched", "module:Class"):
@@ -78,6 +78,12 @@ def test_own_scheduler_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("pipen_executors.registry.backends", lambda: ["local"])
     with pytest.raises(NoSuchSchedulerError, match="Install snakemake-executor-plugin-pipen-gbat"):
         get_scheduler("gbatch")
+
+
+def test_own_scheduler_that_pipen_cannot_use() -> None:
+    with pytest.raises(NoSuchSchedulerError, match="use pipen's own, or Snakemake with --exec"):
+        get_scheduler("gbatch")
+    assert isinstance(find_scheduler("gbatch", print), types.ModuleType)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_path_that_leads_nowhere(name: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["pathlib:Path", Path, 5, "no_class"])
-def test_no_subclass(wrong: object, other_house: None) -> None:
+def test_no_subclass(wrong: object, third_party: None) -> None:
     with pytest.raises(WrongSchedulerTypeError, match=r"not a subclass of xqute\.Scheduler"):
         get_scheduler(wrong)  # type: ignore[arg-type]
     assert issubclass(WrongSchedulerTypeError, TypeError)
@@ -121,7 +127,7 @@ def test_module_with_none_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
     assert get_scheduler("sched") is module.Two
 
 
-def test_pipen_itself_gets_the_same(other_house: None) -> None:
+def test_pipen_itself_gets_the_same(third_party: None) -> None:
     """Names mean there what they mean here, but for whose class of the six it is."""
     from pipen.scheduler import get_scheduler as pipens
 

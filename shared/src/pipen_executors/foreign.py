@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from .exceptions import SchedulerError, UserError
 from .job import Job
+from .loops import new_loop
 from .registry import FAMILY
 from .scheduler import SchedulerPostInit, xqute
 from .settings import closest
@@ -329,7 +330,7 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
 
 
 def doubtful_options(scheduler: type[xqute.Scheduler], checked: Checked) -> list[str]:
-    """Return a sentence for each option that is a slip of the pen for an argument of a class.
+    """Return a sentence for each option that seems to be a misspelt argument of a class.
 
     What a class takes out of ``**kwargs``, and what it reads of ``config``, cannot be told.
     """
@@ -416,7 +417,7 @@ def make_foreign(
         )
     # pipen's init_proc() appends the name of the process.
     workdir = root.parent if hasattr(made, "init_proc") else root
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     logging.getLogger("asyncio").addFilter(_is_of_interest)  # the same one once only
     try:
         instance: Any = _made_in(loop, lambda: made(workdir, **arguments))

@@ -16,8 +16,9 @@ def new_loop() -> asyncio.AbstractEventLoop:
     watcher = getattr(asyncio, "ThreadedChildWatcher", None)
     if watcher is not None:
         policy = asyncio.get_event_loop_policy()
+        missing = asyncio.AbstractEventLoopPolicy.get_child_watcher
         # Not by calling it: Python 3.12 warns of that.
-        if type(policy).get_child_watcher is asyncio.AbstractEventLoopPolicy.get_child_watcher:
+        if getattr(policy.get_child_watcher, "__func__", None) is missing:
             made = watcher()
             setattr(policy, "get_child_watcher", lambda: made)  # noqa: B010
     return asyncio.SelectorEventLoop()

@@ -731,10 +731,13 @@ class PipenScheduler(Base):
         """
         if self._own(job).followed or not self._is_id(str(await job.get_jid() or "")):
             return False
-        status = MetaDir(str(job.metadir), "", "").read("job.status").strip()
-        if status.isdecimal() and int(status) >= JobStatus.RUNNING:
+        if await self.job_is_running(job):
             return False
-        return not await self.job_is_running(job)
+        # Looked at last: it may have begun, and ended, since it was asked about.
+        directory = MetaDir(str(job.metadir), "", "")
+        status = directory.read("job.status").strip()
+        has_begun = status.isdecimal() and int(status) >= JobStatus.RUNNING
+        return directory.rc() is None and not has_begun
 
     def _is_id(self, jid: str) -> bool:
         """Tell whether a text may be the id of a job."""

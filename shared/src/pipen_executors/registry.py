@@ -15,6 +15,7 @@ way but of those who name it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import pkgutil
 from collections.abc import Callable
@@ -31,8 +32,6 @@ GROUP: Final = "pipen_sched"
 FAMILY: Final = "snakemake_executor_plugin_pipen_"
 _OF_PIPEN: Final = "pipen_scheduler"
 """Name of the module of an executor with its class for pipen and xqute."""
-_ONLY_SNAKEMAKE: Final = frozenset({"gbatch"})
-"""Executors that have no class for pipen."""
 OWN: Final = ("local", "slurm", "sge", "ssh", "container", "gbatch")
 """Names of this family's own schedulers, installed or not."""
 
@@ -48,7 +47,8 @@ def get_scheduler(scheduler: str | type[Scheduler]) -> type[Scheduler]:
     Raises
     ------
     NoSuchSchedulerError
-        If there is none of that name that can be loaded; says which there are.
+        If there is none of that name that can be loaded; says which there are. So it is with
+        an executor that has no class for pipen (``gbatch``).
     WrongSchedulerTypeError
         If it is no subclass of ``xqute.Scheduler``.
 
@@ -61,8 +61,12 @@ def get_scheduler(scheduler: str | type[Scheduler]) -> type[Scheduler]:
     found = find_scheduler(scheduler, logging.getLogger(__name__).warning)
     if isinstance(found, ModuleType):
         backend = found.__name__.removeprefix(FAMILY)
-        name = "scheduler" if backend in _ONLY_SNAKEMAKE else _OF_PIPEN
-        return _class_in(importlib.import_module(f"{found.__name__}.{name}"), backend)
+        if importlib.util.find_spec(f"{found.__name__}.{_OF_PIPEN}") is None:
+            raise NoSuchSchedulerError(
+                f"Scheduler {backend!r} has no class for pipen and xqute here: use pipen's own, or "
+                f"Snakemake with --executor pipen-{backend}."
+            )
+        return _class_in(importlib.import_module(f"{found.__name__}.{_OF_PIPEN}"), backend)
     return found
 
 

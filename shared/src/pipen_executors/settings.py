@@ -332,7 +332,7 @@ PIPENS_OWN: Final = frozenset(
 )
 """Keys of a profile that only pipen knows (``pipen.defaults.CONFIG`` and ``Pipen``)."""
 _CLOSE: Final = 0.8
-"""How alike a word and a setting are if it is a slip of the pen (``difflib``)."""
+"""How alike a word and a setting are if the word is a misspelling of it (``difflib``)."""
 _VERY_CLOSE: Final = 0.85
 """The same, where the word may be right: a scheduler has many options."""
 
@@ -405,7 +405,7 @@ def own_name(settings: Any, key: str) -> str:
 
 
 def closest(word: str, words: Iterable[str], least: float = _CLOSE) -> str | None:
-    """Return the one of some words that another is a slip of the pen for, if there is one."""
+    """Return the one of some words that another is a misspelling of, if there is one."""
     found = difflib.get_close_matches(word.replace("-", "_").lower(), list(words), 1, least)
     return found[0] if found else None
 
@@ -455,7 +455,7 @@ def look_at_keys(settings: Any, profile: "Profile") -> tuple[list[str], list[str
     Raises
     ------
     SettingError
-        For a key that is something else in a profile, or a slip of the pen.
+        For a key that is something else in a profile, or misspelt.
     """
     settable = {f.name for f in fields(settings)} - NOT_IN_PROFILES
     settable |= {"scheduler", "scheduler_opts"}
